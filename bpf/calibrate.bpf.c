@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// calibrate.bpf.c - the program that does nothing, to learn what a hit itself costs.
+//
+// Two ways to attach it; userspace loads the one that this kernel has.
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("?uprobe.multi")
+int calibrate_multi(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+
+SEC("?uprobe")
+int calibrate_perf(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}

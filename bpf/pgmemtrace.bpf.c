@@ -1,0 +1,802 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * pgmemtrace.bpf.c - the kernel half: read, compare, count, hand over.  No judgement.
+ *
+ * One program per probed PostgreSQL function; the daemon attaches them by site
+ * (attach/probes.cpp), so SEC() names no target.  Every hit is a tax on somebody's query:
+ * a boundary does O(1) work, everything beyond it is taken only when its cost is small
+ * against the time since it was last taken (affordable()).
+ *
+ * PostgreSQL's structs are relocated by libbpf against the BTF of the server at hand
+ * (bpf/layouts/, DESIGN: "CO-RE on PostgreSQL's own structs").  Therefore no vmlinux.h
+ * here: its types would be relocated against that BTF too.
+ *
+ * All memory that a program needs beyond a few words lies in the process's own slot:
+ * uprobe programs may be preempted, so per-CPU scratch is unsafe, and stack frames of
+ * 64 bytes and more get a private stack per CPU from 6.13 on, which is as unsafe.
+ */
+#include <linux/bpf.h>
+#include <linux/ptrace.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+#include <pgmemtrace/abi.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* ---- PostgreSQL's structs: names decide, offsets come from the server's BTF ---- */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct MemoryContextData {
+	int type;
+	unsigned long mem_allocated;
+	struct MemoryContextData *parent;
+	struct MemoryContextData *firstchild;
+	struct MemoryContextData *nextchild;
+	const char *name;
+	const char *ident;
+};
+
+struct AllocBlockData {
+	char *freeptr;
+};
+
+struct AllocSetContext {
+	struct AllocBlockData *blocks;
+};
+
+struct PlannedStmt {
+	unsigned long queryId;
+	int stmt_location;
+	int stmt_len;
+};
+
+struct QueryDesc {
+	struct PlannedStmt *plannedstmt;
+	const char *sourceText;
+};
+
+#pragma clang attribute pop
+
+/* ---- knobs: fixed at load time ---- */
+
+const volatile __u32 binary_index = 0; /* pgmt_process.binary of the processes we own */
+const volatile __u32 select_only = 0;  /* only processes in `selection` */
+
+/* Link-time addresses of the server's variables; 0: this build has none. */
+const volatile __u64 root_variables[PGMT_ROOTS] = {};
+const volatile __u64 cur_transaction_context = 0;
+
+const volatile __u64 compare_every_ns = 50 * 1000;	/* within a request */
+const volatile __u64 text_every_ns = 50 * 1000;		/* when nobody grows */
+const volatile __u64 event_every_ns = 20 * 1000 * 1000; /* per process */
+const volatile __u64 baseline_every_ns = 1000000000;	/* walks outside statements */
+const volatile __u64 walk_share = 200;			/* a walk may take 1/200 of the time */
+const volatile __u64 walk_min_bytes = 64 * 1024;	/* contexts worth keeping */
+const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	/* statements worth an event */
+
+/* ---- maps: shared by the objects of all binaries ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024); /* resized by the daemon */
+	__type(key, __u32);
+	__type(value, struct pgmt_process);
+} processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1024); /* as processes */
+	__uint(value_size, sizeof(__u32));
+} free_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct pgmt_context_key);
+	__type(value, struct pgmt_context);
+} contexts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1024 * 1024);
+} events SEC(".maps");
+
+/* tgids that the user asked for; only looked at with select_only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u32);
+} selection SEC(".maps");
+
+/* [0]: raised by the daemon whenever `selection` changed, so that the refused ask again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} selection_epoch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PGMT_LOSSES);
+	__type(key, __u32);
+	__type(value, __u64);
+} losses SEC(".maps");
+
+struct task_state {
+	__u32 slot;    /* index in processes, plus one; 0: none */
+	__u32 refused; /* low half of selection_epoch when it was refused, plus one */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task_state);
+} tasks SEC(".maps");
+
+/* ---- helpers ---- */
+
+static __always_inline void lose(__u32 reason)
+{
+	__u64 *count = bpf_map_lookup_elem(&losses, &reason);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+static __always_inline __u64 read_word(__u64 address)
+{
+	__u64 word = 0;
+
+	bpf_probe_read_user(&word, sizeof(word), (void *)address);
+	return word;
+}
+
+static __always_inline void send_header(struct pgmt_process *p, __u32 type, __u32 tgid)
+{
+	struct pgmt_event_header *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		lose(PGMT_LOSS_RING_FULL);
+		return;
+	}
+	e->type = type;
+	e->tgid = tgid;
+	e->time_ns = bpf_ktime_get_ns();
+	e->phase = p ? p->phase : PGMT_PHASE_IDLE;
+	e->slot = p ? p->slot : PGMT_NO_SLOT;
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* First hit of a process, or the first since the selection changed. */
+static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0, slot;
+	struct pgmt_process *p;
+
+	if (!task)
+		return NULL;
+	if (select_only && !bpf_map_lookup_elem(&selection, &tgid)) {
+		__u64 *epoch = bpf_map_lookup_elem(&selection_epoch, &zero);
+		__u32 now = epoch ? (__u32)*epoch + 1 : 1;
+
+		if (task->refused != now) {
+			task->refused = now;
+			send_header(NULL, PGMT_EVENT_PROCESS, tgid);
+		}
+		return NULL;
+	}
+	if (bpf_map_pop_elem(&free_slots, &slot)) {
+		lose(PGMT_LOSS_SLOTS_FULL);
+		return NULL;
+	}
+	p = bpf_map_lookup_elem(&processes, &slot);
+	if (!p)
+		return NULL;
+	/* The daemon zeroed the slot before it put it into the queue. */
+	p->tgid = tgid;
+	p->binary = binary_index;
+	p->slot = slot;
+	p->load_bias = PT_REGS_IP(ctx) - bpf_get_attach_cookie(ctx);
+	p->first_hit_ns = bpf_ktime_get_ns();
+	task->slot = slot + 1;
+	send_header(p, PGMT_EVENT_PROCESS, tgid);
+	return p;
+}
+
+/* The slot of the process that was hit; NULL if it is not ours to count. */
+static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx)
+{
+	struct task_state *task;
+	struct pgmt_process *p;
+	__u32 slot;
+
+	task = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), NULL,
+				    BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!task) {
+		lose(PGMT_LOSS_TASK_STORAGE);
+		return NULL;
+	}
+	if (task->slot) {
+		slot = task->slot - 1;
+		p = bpf_map_lookup_elem(&processes, &slot);
+		if (p && p->tgid == bpf_get_current_pid_tgid() >> 32)
+			/* On overlayfs a probe through another container's inode fires here
+			 * too: one object owns a process, so that each hit counts once. */
+			return p->binary == binary_index ? p : NULL;
+		task->slot = 0;
+	}
+	return admit(ctx, task);
+}
+
+/* Begins a program: counts the hit, returns the time. */
+static __always_inline __u64 begin(struct pgmt_process *p, __u32 probe)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	p->hits[probe]++;
+	p->walked_before_ns = p->walk_total_ns;
+	return now;
+}
+
+/* Ends a program: one run in 64 is timed, for the governor; walks are timed on their own. */
+static __always_inline void finish(struct pgmt_process *p, __u32 probe, __u64 began)
+{
+	if (p->hits[probe] & 63)
+		return;
+	p->run_ns[probe] += bpf_ktime_get_ns() - began - (p->walk_total_ns - p->walked_before_ns);
+	p->run_samples[probe]++;
+}
+
+/* ---- the O(1) check ---- */
+
+#define FIELD(type, field) bpf_core_field_offset(struct type, field)
+#define CONTEXT(field) FIELD(MemoryContextData, field)
+#define WORD(buffer, offset) (*(__u64 *)((char *)(buffer) + ((offset)&120)))
+
+/*
+ * Looks at one root context.  Returns true if anything about it changed since the last
+ * look; the first look is the baseline.  What it gained goes to growth_bytes if `lasting`.
+ */
+static __always_inline bool compare_root(struct pgmt_process *p, __u32 root, __u64 context,
+					 bool lasting)
+{
+	struct pgmt_root_state *was = &p->roots[root];
+	__u32 size = FIELD(AllocSetContext, blocks) + 8;
+	__u64 mem_allocated, firstchild, block, freeptr;
+	bool known = was->context == context;
+
+	if (size > sizeof(p->scratch))
+		return false;
+	if (bpf_probe_read_user(p->scratch, size, (void *)context)) {
+		lose(PGMT_LOSS_READ_ROOT);
+		return false;
+	}
+	mem_allocated = WORD(p->scratch, CONTEXT(mem_allocated));
+	firstchild = WORD(p->scratch, CONTEXT(firstchild));
+	block = WORD(p->scratch, FIELD(AllocSetContext, blocks));
+	freeptr = read_word(block + FIELD(AllocBlockData, freeptr));
+
+	if (known && mem_allocated == was->mem_allocated && firstchild == was->firstchild &&
+	    freeptr == was->freeptr)
+		return false;
+	if (known && lasting) {
+		if (mem_allocated > was->mem_allocated)
+			p->growth_bytes += mem_allocated - was->mem_allocated;
+		else if (block == was->head_block && freeptr > was->freeptr)
+			p->growth_bytes += freeptr - was->freeptr;
+	}
+	if (!known)
+		was->settled_child = firstchild;
+	was->context = context;
+	was->mem_allocated = mem_allocated;
+	was->firstchild = firstchild;
+	was->head_block = block;
+	was->freeptr = freeptr;
+	return known;
+}
+
+/*
+ * Top, Cache and Error are created once and never move: their address is read from the
+ * variable until it is known, then from the slot.
+ */
+static __always_inline bool compare_lasting(struct pgmt_process *p, __u32 root)
+{
+	__u64 context = p->roots[root].context;
+
+	if (!context && root_variables[root])
+		context = read_word(p->load_bias + root_variables[root]);
+	return context && compare_root(p, root, context, true);
+}
+
+static __always_inline void compare_lasting_roots(struct pgmt_process *p)
+{
+	bool changed = compare_lasting(p, PGMT_ROOT_TOP);
+
+	changed |= compare_lasting(p, PGMT_ROOT_CACHE);
+	p->changes += changed;
+}
+
+/* Roots of shorter life, seldom: their growth matters to the sweep's schedule only. */
+static __always_inline void compare_passing_root(struct pgmt_process *p, __u32 root)
+{
+	__u64 context = root_variables[root] ? read_word(p->load_bias + root_variables[root]) : 0;
+
+	if (context)
+		p->changes += compare_root(p, root, context, root == PGMT_ROOT_XACT);
+	else
+		p->roots[root].context = 0;
+}
+
+#define NEW_CHILDREN_MAX 16
+
+/*
+ * Children that `root` got since the last settle.  New ones are pushed at the front: those
+ * before the old first child are new.  If that one is gone or far away, nothing can be
+ * said here; the sweep sees the tree change.
+ */
+static __noinline void count_new_children(struct pgmt_process *p, __u32 root)
+{
+	struct pgmt_root_state *r;
+	__u64 node, bytes = 0;
+	int count;
+
+	if (!p || root >= PGMT_ROOTS)
+		return;
+	r = &p->roots[root];
+	node = r->firstchild;
+	for (count = 0; count < NEW_CHILDREN_MAX; count++) {
+		if (node == r->settled_child || !node)
+			break;
+		if (bpf_probe_read_user(p->scratch, 80, (void *)node))
+			return;
+		bytes += WORD(p->scratch, CONTEXT(mem_allocated));
+		node = WORD(p->scratch, CONTEXT(nextchild));
+	}
+	if (node != r->settled_child)
+		return;
+	p->new_children += count;
+	p->growth_bytes += bytes;
+}
+
+static __always_inline void settle_children(struct pgmt_process *p, __u32 root)
+{
+	if (p->roots[root].firstchild == p->roots[root].settled_child)
+		return;
+	count_new_children(p, root);
+	p->roots[root].settled_child = p->roots[root].firstchild;
+}
+
+/* ---- full walks ---- */
+
+static __noinline void keep_context(struct pgmt_process *p, __u64 bytes)
+{
+	struct pgmt_walk *w;
+	struct pgmt_context *c;
+
+	if (!p)
+		return;
+	w = &p->walk;
+	w->key.tgid = p->tgid;
+	w->key.address = w->node;
+	c = bpf_map_lookup_elem(&contexts, &w->key);
+	if (!c) {
+		w->value.parent = WORD(p->scratch, CONTEXT(parent));
+		w->value.name = WORD(p->scratch, CONTEXT(name));
+		w->value.ident = WORD(p->scratch, CONTEXT(ident));
+		w->value.bytes = bytes;
+		w->value.start_bytes = w->baseline ? bytes : 0;
+		w->value.peak_bytes = bytes;
+		w->value.walk = p->walks;
+		if (bpf_map_update_elem(&contexts, &w->key, &w->value, BPF_ANY))
+			lose(PGMT_LOSS_CONTEXTS_FULL);
+		return;
+	}
+	if (c->name != WORD(p->scratch, CONTEXT(name)) ||
+	    c->parent != WORD(p->scratch, CONTEXT(parent))) {
+		/* Another context at a recycled address. */
+		c->start_bytes = 0;
+		c->peak_bytes = 0;
+		c->parent = WORD(p->scratch, CONTEXT(parent));
+		c->name = WORD(p->scratch, CONTEXT(name));
+	}
+	c->ident = WORD(p->scratch, CONTEXT(ident));
+	c->bytes = bytes;
+	if (w->baseline)
+		c->start_bytes = bytes;
+	if (bytes > c->peak_bytes)
+		c->peak_bytes = bytes;
+	c->walk = p->walks;
+}
+
+struct walk_frame {
+	struct pgmt_process *p;
+};
+
+/* One step: read a context, count it if we come from above, choose the next one. */
+static long walk_step(__u64 index, struct walk_frame *frame)
+{
+	struct pgmt_process *p = frame->p;
+	struct pgmt_walk *w = &p->walk;
+	__u64 bytes, next;
+
+	(void)index;
+	if (bpf_probe_read_user(p->scratch, 80, (void *)w->node)) {
+		lose(PGMT_LOSS_READ_WALK);
+		return 1;
+	}
+	if (!w->climbing) {
+		bytes = WORD(p->scratch, CONTEXT(mem_allocated));
+		w->contexts++;
+		w->bytes += bytes;
+		if (bytes > w->largest_bytes && w->node != p->roots[PGMT_ROOT_TOP].context &&
+		    w->node != p->roots[PGMT_ROOT_CACHE].context) {
+			w->largest_bytes = bytes;
+			w->largest = w->node;
+			w->largest_name = WORD(p->scratch, CONTEXT(name));
+		}
+		if (bytes >= walk_min_bytes)
+			keep_context(p, bytes);
+		next = WORD(p->scratch, CONTEXT(firstchild));
+		if (next) {
+			w->node = next;
+			return 0;
+		}
+	}
+	if (w->node == w->root) {
+		w->node = 0;
+		return 1;
+	}
+	next = WORD(p->scratch, CONTEXT(nextchild));
+	if (next) {
+		w->climbing = 0;
+		w->node = next;
+		return 0;
+	}
+	w->climbing = 1;
+	w->node = WORD(p->scratch, CONTEXT(parent));
+	return !w->node;
+}
+
+/* Is the cost of the last walk small against the time since then? */
+static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
+{
+	return now - p->walked_ns > p->walk_cost_ns * walk_share;
+}
+
+static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
+{
+	struct walk_frame frame = {.p = p};
+	struct pgmt_walk *w;
+	__u64 ended;
+
+	if (!p)
+		return;
+	w = &p->walk;
+	if (!p->roots[PGMT_ROOT_TOP].context)
+		return;
+	p->walks++;
+	w->root = p->roots[PGMT_ROOT_TOP].context;
+	w->node = w->root;
+	w->climbing = 0;
+	w->contexts = 0;
+	w->bytes = 0;
+	w->largest_bytes = 0;
+	w->baseline = baseline;
+	bpf_loop(PGMT_WALK_MAX, walk_step, &frame, 0);
+	if (w->node)
+		lose(PGMT_LOSS_WALK_BOUND);
+	ended = bpf_ktime_get_ns();
+	p->walk_contexts = w->contexts;
+	p->walk_bytes = w->bytes;
+	p->walked_ns = ended;
+	p->walk_cost_ns = ended - now;
+	p->walk_total_ns += ended - now;
+	if (baseline) {
+		p->baseline_bytes = w->bytes;
+		p->baseline_ns = ended;
+	}
+}
+
+/* ---- query text ---- */
+
+/* Hot statements are captured now and then, growing ones every time. */
+static __always_inline bool text_due(struct pgmt_process *p, __u64 now)
+{
+	return p->text_wanted || now - p->text_ns > text_every_ns;
+}
+
+static __noinline void capture_text(struct pgmt_process *p, __u64 now, __u64 planned, __u64 text)
+{
+	if (!p)
+		return;
+	p->text_ns = now;
+	p->text_request = p->requests + 1; /* 0 is never */
+	p->query_id = read_word(planned + FIELD(PlannedStmt, queryId));
+	bpf_probe_read_user(&p->stmt_location, sizeof(p->stmt_location),
+			    (void *)(planned + FIELD(PlannedStmt, stmt_location)));
+	bpf_probe_read_user(&p->stmt_len, sizeof(p->stmt_len),
+			    (void *)(planned + FIELD(PlannedStmt, stmt_len)));
+	if (bpf_probe_read_user_str(p->query, sizeof(p->query), (void *)text) < 0) {
+		p->query[0] = 0;
+		lose(PGMT_LOSS_READ_TEXT);
+	}
+}
+
+/* ---- events ---- */
+
+/* What both kinds of event say of the statement. */
+#define COPY_STATEMENT(e, p)                                                                       \
+	do {                                                                                       \
+		(e)->query_id = 0;                                                                 \
+		(e)->stmt_location = 0;                                                            \
+		(e)->stmt_len = 0;                                                                 \
+		(e)->query[0] = 0;                                                                 \
+		if ((p)->text_request == (p)->requests + 1) {                                      \
+			(e)->query_id = (p)->query_id;                                             \
+			(e)->stmt_location = (p)->stmt_location;                                   \
+			(e)->stmt_len = (p)->stmt_len;                                             \
+			bpf_probe_read_kernel((e)->query, sizeof((e)->query), (p)->query);         \
+		}                                                                                  \
+	} while (0)
+
+static __noinline void send_growth(struct pgmt_process *p, __u64 now)
+{
+	struct pgmt_growth_event *e;
+
+	if (!p)
+		return;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		lose(PGMT_LOSS_RING_FULL);
+		return;
+	}
+	e->header.type = PGMT_EVENT_GROWTH;
+	e->header.tgid = p->tgid;
+	e->header.time_ns = now;
+	e->header.phase = p->phase;
+	e->header.slot = p->slot;
+	e->bytes = p->growth_bytes;
+	e->occurrences = p->grown_requests;
+	e->new_children = p->new_children;
+	COPY_STATEMENT(e, p);
+	bpf_ringbuf_submit(e, 0);
+	p->event_ns = now;
+	p->growth_bytes = 0;
+	p->grown_requests = 0;
+	p->new_children = 0;
+}
+
+static __noinline void send_peak(struct pgmt_process *p, __u64 now)
+{
+	struct pgmt_peak_event *e;
+
+	if (!p)
+		return;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		lose(PGMT_LOSS_RING_FULL);
+		return;
+	}
+	e->header.type = PGMT_EVENT_PEAK;
+	e->header.tgid = p->tgid;
+	e->header.time_ns = now;
+	e->header.phase = p->phase;
+	e->header.slot = p->slot;
+	e->bytes = p->walk_bytes - p->baseline_bytes;
+	e->context = p->walk.largest;
+	e->context_name = p->walk.largest_name;
+	e->context_bytes = p->walk.largest_bytes;
+	COPY_STATEMENT(e, p);
+	bpf_ringbuf_submit(e, 0);
+	p->peak_event_ns = now;
+}
+
+/* ---- boundaries ---- */
+
+static __always_inline bool wide_due(struct pgmt_process *p, __u64 now)
+{
+	return now - p->wide_ns > compare_every_ns;
+}
+
+/* A request or a stretch of background work is over: errors get here too. */
+static __always_inline void settled(struct pgmt_process *p, __u64 now)
+{
+	__u64 before = p->growth_bytes;
+
+	p->in_transaction =
+	    cur_transaction_context && read_word(p->load_bias + cur_transaction_context) != 0;
+	compare_lasting_roots(p);
+	settle_children(p, PGMT_ROOT_TOP);
+	settle_children(p, PGMT_ROOT_CACHE);
+	if (!p->in_transaction)
+		p->roots[PGMT_ROOT_XACT].context = 0;
+	if (wide_due(p, now)) {
+		p->wide_ns = now;
+		p->changes += compare_lasting(p, PGMT_ROOT_ERROR);
+		if (p->in_transaction)
+			compare_passing_root(p, PGMT_ROOT_XACT);
+		if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
+			walk(p, now, true);
+	}
+	if (p->growth_bytes != before || p->pending_growth) {
+		p->grown_requests++;
+		p->text_wanted = 64;
+		p->pending_growth = 0;
+		if (now - p->event_ns > event_every_ns)
+			send_growth(p, now);
+	} else if (p->text_wanted) {
+		p->text_wanted--;
+	}
+	p->busy_since_ns = 0;
+	p->query_desc = 0;
+	p->nesting = 0;
+	p->phase = PGMT_PHASE_IDLE;
+}
+
+/* Within a request: growth so far belongs to the phase that ends here. */
+static __always_inline void within_request(struct pgmt_process *p, __u64 now)
+{
+	__u64 before = p->growth_bytes;
+
+	if (!wide_due(p, now))
+		return;
+	p->wide_ns = now;
+	compare_lasting_roots(p);
+	if (p->growth_bytes != before)
+		p->pending_growth = 1;
+}
+
+/*
+ * Does this boundary lie inside another statement?  DO, CALL, EXECUTE run theirs deeper on
+ * the stack than standard_ProcessUtility; what merely follows it in the same request
+ * starts at about its depth.
+ */
+#define DEEPER_BYTES 256
+
+static __always_inline bool nested(struct pgmt_process *p, struct pt_regs *ctx)
+{
+	return p->nesting ||
+	       (p->phase == PGMT_PHASE_UTILITY && PT_REGS_SP(ctx) + DEEPER_BYTES < p->utility_sp);
+}
+
+static __always_inline void statement_began(struct pgmt_process *p, __u64 now)
+{
+	if (!p->busy_since_ns)
+		p->busy_since_ns = now;
+	p->statements++;
+	p->phase = PGMT_PHASE_PLAN;
+	within_request(p, now);
+	if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
+		walk(p, now, true);
+}
+
+SEC("uprobe.multi")
+int boundary_start(struct pt_regs *ctx)
+{
+	struct pgmt_process *p = process_of(ctx);
+	__u64 now, query;
+
+	if (!p)
+		return 0;
+	now = begin(p, PGMT_PROBE_START);
+	if (!nested(p, ctx)) {
+		query = PT_REGS_PARM1(ctx);
+		p->query_desc = query;
+		if (text_due(p, now))
+			capture_text(p, now, read_word(query + FIELD(QueryDesc, plannedstmt)),
+				     read_word(query + FIELD(QueryDesc, sourceText)));
+		statement_began(p, now);
+		p->phase = PGMT_PHASE_EXECUTE;
+	}
+	p->nesting++;
+	finish(p, PGMT_PROBE_START, now);
+	return 0;
+}
+
+SEC("uprobe.multi")
+int boundary_end(struct pt_regs *ctx)
+{
+	struct pgmt_process *p = process_of(ctx);
+	__u64 now;
+
+	if (!p)
+		return 0;
+	now = begin(p, PGMT_PROBE_END);
+	/* All memory of the statement is still there: the one moment to see its peak. */
+	if (affordable(p, now)) {
+		walk(p, now, false);
+		if (p->baseline_ns && p->walk_bytes > p->baseline_bytes + peak_min_bytes &&
+		    now - p->peak_event_ns > event_every_ns)
+			send_peak(p, now);
+	}
+	/* Cursors interleave and errors skip ends: the QueryDesc tells the statement's own. */
+	if (p->query_desc == PT_REGS_PARM1(ctx)) {
+		within_request(p, now);
+		p->query_desc = 0;
+		p->nesting = 0;
+	} else if (p->nesting) {
+		p->nesting--;
+	}
+	finish(p, PGMT_PROBE_END, now);
+	return 0;
+}
+
+SEC("uprobe.multi")
+int boundary_util(struct pt_regs *ctx)
+{
+	struct pgmt_process *p = process_of(ctx);
+	__u64 now;
+
+	if (!p)
+		return 0;
+	now = begin(p, PGMT_PROBE_UTILITY);
+	if (!nested(p, ctx)) {
+		if (text_due(p, now))
+			capture_text(p, now, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+		statement_began(p, now);
+		p->phase = PGMT_PHASE_UTILITY;
+		p->utility_sp = PT_REGS_SP(ctx);
+	}
+	finish(p, PGMT_PROBE_UTILITY, now);
+	return 0;
+}
+
+SEC("uprobe.multi")
+int boundary_settle(struct pt_regs *ctx)
+{
+	struct pgmt_process *p = process_of(ctx);
+	__u64 now;
+
+	if (!p)
+		return 0;
+	now = begin(p, PGMT_PROBE_SETTLE);
+	settled(p, now);
+	p->requests++;
+	finish(p, PGMT_PROBE_SETTLE, now);
+	return 0;
+}
+
+/* Only attached to processes that never settle, by pid. */
+SEC("uprobe.multi")
+int boundary_xact(struct pt_regs *ctx)
+{
+	struct pgmt_process *p = process_of(ctx);
+	__u64 now;
+
+	if (!p)
+		return 0;
+	now = begin(p, PGMT_PROBE_XACT);
+	settled(p, now);
+	p->transactions++;
+	finish(p, PGMT_PROBE_XACT, now);
+	return 0;
+}
+
+/* The last look: afterwards the process and its task storage are gone. */
+SEC("uprobe.multi")
+int process_exit(struct pt_regs *ctx)
+{
+	struct pgmt_process *p = process_of(ctx);
+	__u64 now;
+
+	if (!p)
+		return 0;
+	now = begin(p, PGMT_PROBE_EXIT);
+	compare_lasting_roots(p);
+	walk(p, now, false);
+	p->exited = 1;
+	send_header(p, PGMT_EVENT_EXIT, p->tgid);
+	finish(p, PGMT_PROBE_EXIT, now);
+	return 0;
+}

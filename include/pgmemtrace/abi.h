@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * abi.h - the one contract between the kernel half and the daemon.
+ *
+ * Plain C, fixed-width fields, explicit padding: the BPF object (clang -target bpf)
+ * and the daemon (g++) must lay these out identically; the asserts at the bottom say
+ * so on both sides.  Nothing here is re-declared anywhere else.
+ *
+ * Two ways lead from the kernel to the daemon:
+ *   - struct pgmt_process, one slot per watched process in a memory-mapped array. Only
+ *     the process itself writes its slot, the daemon reads it without a system call;
+ *   - struct pgmt_event, records in a ring buffer, for what is rare.
+ * Slots are handed out through a queue that the daemon fills: a process takes one at
+ * its first hit, the daemon gives it back when the process is gone.
+ */
+#ifndef PGMEMTRACE_ABI_H
+#define PGMEMTRACE_ABI_H
+
+#include <linux/types.h>
+
+#define PGMT_QUERY_LEN 1024 /* bytes of query text kept, with its NUL */
+#define PGMT_NO_SLOT 0xffffffffu
+#define PGMT_WALK_MAX 16384 /* steps of one walk at most: each context, and each way up */
+
+/* The programs, in the order of hits[] and of the metric label "probe". */
+enum pgmt_probe {
+	PGMT_PROBE_START,   /* standard_ExecutorStart */
+	PGMT_PROBE_END,	    /* standard_ExecutorEnd */
+	PGMT_PROBE_UTILITY, /* standard_ProcessUtility */
+	PGMT_PROBE_SETTLE,  /* ReadyForQuery */
+	PGMT_PROBE_XACT,    /* AtEOXact_Snapshot; by pid, only processes that never settle */
+	PGMT_PROBE_EXIT,    /* proc_exit */
+	PGMT_PROBES,
+};
+
+/* The root contexts that the O(1) check compares. */
+enum pgmt_root {
+	PGMT_ROOT_TOP,	   /* TopMemoryContext */
+	PGMT_ROOT_CACHE,   /* CacheMemoryContext */
+	PGMT_ROOT_ERROR,   /* ErrorContext */
+	PGMT_ROOT_XACT,	   /* TopTransactionContext, while CurTransactionContext is set */
+	PGMT_ROOT_MESSAGE, /* MessageContext: emptied before settle */
+	PGMT_ROOTS,
+};
+
+enum pgmt_phase {
+	PGMT_PHASE_IDLE,
+	PGMT_PHASE_PLAN,
+	PGMT_PHASE_EXECUTE,
+	PGMT_PHASE_UTILITY,
+};
+
+/* Why something was not recorded; the index of the losses map. */
+enum pgmt_loss {
+	PGMT_LOSS_RING_FULL,	 /* an event was dropped */
+	PGMT_LOSS_SLOTS_FULL,	 /* more processes than slots: hit not attributed */
+	PGMT_LOSS_TASK_STORAGE,	 /* the kernel gave no task storage */
+	PGMT_LOSS_CONTEXTS_FULL, /* the contexts map was full */
+	PGMT_LOSS_READ_ROOT,	 /* a root context could not be read */
+	PGMT_LOSS_READ_WALK,	 /* a context in a walk could not be read */
+	PGMT_LOSS_READ_TEXT,	 /* the query text could not be read */
+	PGMT_LOSS_WALK_BOUND,	 /* a walk ended before the tree did */
+	PGMT_LOSSES,
+};
+
+/*
+ * What the O(1) check remembers of one root context.  A first child that was replaced by
+ * another one at the same address (aset.c recycles) goes unnoticed: nothing grew.
+ */
+struct pgmt_root_state {
+	__u64 context;	     /* its address; 0: not there */
+	__u64 mem_allocated; /* MemoryContextData.mem_allocated */
+	__u64 firstchild;    /* newest child: children are pushed at the front */
+	__u64 settled_child; /* the first child at the last settle */
+	__u64 head_block;    /* AllocSetContext.blocks */
+	__u64 freeptr;	     /* of that block: chunks taken move it */
+};
+
+struct pgmt_context_key {
+	__u64 tgid;
+	__u64 address;
+};
+
+/* One context of one process that a walk found worth keeping (>= walk_min_bytes). */
+struct pgmt_context {
+	__u64 parent;
+	__u64 name;	   /* address of a constant in the binary or a library */
+	__u64 ident;	   /* address; may dangle */
+	__u64 bytes;	   /* mem_allocated at the last walk that saw it */
+	__u64 start_bytes; /* at the last walk outside a statement; 0: it was not there */
+	__u64 peak_bytes;  /* largest of all walks since it came */
+	__u64 walk;	   /* number of the last walk that saw it: pgmt_process.walks */
+};
+
+/* State of a running walk. */
+struct pgmt_walk {
+	__u64 node;	/* context to read next; 0: done */
+	__u64 root;	/* where it began and where climbing ends */
+	__u64 climbing; /* node's children were seen: go on with its siblings */
+	__u64 contexts;
+	__u64 bytes;
+	__u64 largest_bytes; /* the largest single context that is not a root ... */
+	__u64 largest;	     /* ... its address */
+	__u64 largest_name;  /* ... and the address of its name */
+	__u64 baseline;	     /* taken outside a statement */
+	struct pgmt_context_key key;
+	struct pgmt_context value;
+};
+
+/* One watched process.  Written by the process itself, read by the daemon. */
+struct pgmt_process {
+	__u32 tgid;	 /* 0: free slot; as the initial pid namespace sees it */
+	__u32 binary;	 /* which loaded object owns it: hits through others are ignored */
+	__u64 load_bias; /* runtime address - link-time address of the executable */
+	__u64 first_hit_ns;
+	__u64 hits[PGMT_PROBES];
+	__u64 requests;	    /* settles */
+	__u64 statements;   /* top-level executor starts and utilities */
+	__u64 transactions; /* xact boundaries */
+	__u64 changes;	    /* boundaries at which a root context had changed */
+
+	/* now */
+	__u64 busy_since_ns; /* first boundary after a settle; 0: idle */
+	__u64 query_desc;    /* of the top-level statement that runs; 0: none */
+	__u64 utility_sp;    /* stack pointer at the top-level utility statement */
+	__u32 nesting;
+	__u32 phase; /* enum pgmt_phase */
+	__u32 in_transaction;
+	__u32 exited;
+	__u32 slot; /* its own index in the array */
+	__u32 pad;
+
+	/* the last comparison, and growth not yet handed over in an event */
+	struct pgmt_root_state roots[PGMT_ROOTS];
+	__u64 wide_ns;	      /* when more than the settle's minimum was last compared */
+	__u64 pending_growth; /* growth was seen earlier in this request */
+	__u64 event_ns;	      /* when the last growth event was sent */
+	__u64 growth_bytes;   /* of Top, Cache and their new children; only gains are summed */
+	__u64 new_children;
+	__u64 grown_requests; /* requests with growth since the last growth event */
+
+	/* budgeted full walks */
+	__u64 walked_ns;	/* end of the last walk */
+	__u64 walk_cost_ns;	/* what it took */
+	__u64 walk_total_ns;	/* what all took */
+	__u64 walked_before_ns; /* walk_total_ns when the running program began */
+	__u64 walks;
+	__u64 walk_contexts;  /* contexts in the last walk */
+	__u64 walk_bytes;     /* sum of mem_allocated in the last walk */
+	__u64 baseline_bytes; /* walk_bytes of the last walk outside a statement */
+	__u64 baseline_ns;    /* its time */
+	__u64 peak_event_ns;  /* when the last peak event was sent */
+
+	/* sampled run time of the programs in this process, walks not included */
+	__u64 run_ns[PGMT_PROBES];
+	__u64 run_samples[PGMT_PROBES];
+
+	/* text of the last top-level statement that was captured */
+	__u64 text_ns;	    /* when; 0: never */
+	__u64 text_request; /* value of `requests` then: is it this request's? */
+	__u64 text_wanted;  /* capture the text of this many more requests, hot or not */
+	__u64 query_id;
+	__s32 stmt_location; /* -1 or 0: whole text */
+	__s32 stmt_len;	     /* 0: to its end */
+	char query[PGMT_QUERY_LEN];
+
+	/* private to the kernel half: uprobe programs may be preempted, so scratch space is
+	 * per process, never per CPU */
+	struct pgmt_walk walk;
+	__u64 scratch[16];
+};
+
+enum pgmt_event_type {
+	PGMT_EVENT_PROCESS = 1, /* a process had its first hit: struct pgmt_event_header only */
+	PGMT_EVENT_GROWTH = 2,	/* Top or Cache grew across a request: struct pgmt_growth_event */
+	PGMT_EVENT_PEAK = 3,	/* a statement held much at its end: struct pgmt_peak_event */
+	PGMT_EVENT_EXIT = 4,	/* proc_exit was reached: header only */
+};
+
+struct pgmt_event_header {
+	__u32 type; /* enum pgmt_event_type */
+	__u32 tgid;
+	__u64 time_ns; /* bpf_ktime_get_ns(): CLOCK_MONOTONIC */
+	__u32 phase;   /* enum pgmt_phase */
+	__u32 slot;    /* of the process; PGMT_NO_SLOT: it was refused */
+};
+
+/* Text last: it is copied from the slot in one go. */
+struct pgmt_growth_event {
+	struct pgmt_event_header header;
+	__u64 bytes;	    /* gained by Top, Cache and their new children since the last one */
+	__u64 occurrences;  /* requests with growth since then, this one included */
+	__u64 new_children; /* of Top and Cache since then */
+	__u64 query_id;
+	__s32 stmt_location;
+	__s32 stmt_len;
+	char query[PGMT_QUERY_LEN]; /* empty: not captured in this request */
+};
+
+struct pgmt_peak_event {
+	struct pgmt_event_header header;
+	__u64 bytes;   /* walk_bytes now - request_bytes */
+	__u64 context; /* address, name and size of the largest single context */
+	__u64 context_name;
+	__u64 context_bytes;
+	__u64 query_id;
+	__s32 stmt_location;
+	__s32 stmt_len;
+	char query[PGMT_QUERY_LEN];
+};
+
+#ifdef __cplusplus
+#define PGMT_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#else
+#define PGMT_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
+#endif
+
+PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
+PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
+PGMT_ASSERT_SIZE(struct pgmt_context, 56);
+PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
+PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
+PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);
+
+#endif /* PGMEMTRACE_ABI_H */

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-2-Clause
+# test.sh - installs, builds, and runs every test; what each runner says last stands at the end.
+#
+# A part that fails does not keep the others from running.  With CI=true in the environment a
+# test that has to be skipped, for want of root say, is a failure.
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<'END'
+usage: sudo scripts/test.sh [PART...]
+
+  unit      no root, no kernel, no server
+  asan      unit, under AddressSanitizer and UndefinedBehaviorSanitizer
+  runtime   root: real probes on real servers
+  cases     root: workloads with a known verdict, and a table of hits, misses, false alarms
+  regress   root: the extension's SQL tests, when there is one
+  fuzz      the fuzzers, briefly, when there are any
+
+Without a part: all of them.
+END
+}
+
+all_parts=(unit asan runtime cases regress fuzz)
+parts=()
+for argument in "$@"; do
+  case $argument in
+  unit | asan | runtime | cases | regress | fuzz) parts+=("$argument") ;;
+  -h | --help) usage && exit 0 ;;
+  *) usage >&2 && exit 2 ;;
+  esac
+done
+asked_for=("${parts[@]}")
+if [[ ${#parts[@]} -eq 0 ]]; then parts=("${all_parts[@]}"); fi
+wants() { [[ " ${parts[*]} " == *" $1 "* ]]; }
+
+cd "$root"
+ci=${CI:-}
+if [[ $ci == false || $ci == 0 ]]; then ci=; fi
+if [[ $ci ]]; then
+  export PGMEMTRACE_REQUIRE_RUNTIME=1
+else
+  unset CI # gtest fixtures ask whether it is there
+fi
+
+logs=$(mktemp -d)
+trap 'rm -rf -- "$logs"' EXIT
+failed=()
+summary=()
+
+# verdict PART STATUS LOG: keeps ctest's closing lines for the end.
+verdict() {
+  local part=$1 status=$2 log=$3 closing line word=passed
+  if [[ $status -ne 0 ]]; then
+    failed+=("$part")
+    word=FAILED
+  fi
+  closing=$(grep -E '^([0-9]+% tests passed|No tests were found|Total Test time|[[:space:]]+[0-9]+ - .*\((Failed|Not Run|Timeout|Skipped|SEGFAULT|Subprocess aborted).*\))' "$log" || true)
+  summary+=("$(printf '%-8s %s' "$part" "$word")")
+  while read -r line; do summary+=("         $line"); done <<<"$closing"
+}
+
+# How many tests of a label a build has.
+count_tests() {
+  ctest --test-dir "build/$1" -N -L "^$2\$" | sed -n 's/^Total Tests: //p'
+}
+
+# run_part PART PRESET LABEL [optional]
+run_part() {
+  local part=$1 preset=$2 label=$3 optional=${4:-} status=0
+  local run=(ctest --test-dir "build/$preset" -L "^$label\$" --output-on-failure --no-tests=error)
+  wants "$part" || return 0
+  if [[ $optional && $(count_tests "$preset" "$label") == 0 ]]; then
+    if [[ " ${asked_for[*]} " == *" $part "* ]]; then die "there are no $part tests yet"; fi
+    summary+=("$(printf '%-8s none yet' "$part")")
+    return 0
+  fi
+  say "$part tests"
+  case $part in
+  unit | asan) as_owner "${run[@]}" --parallel "$(nproc)" ;; # no root where none is needed
+  *) "${run[@]}" ;;
+  esac 2>&1 | tee "$logs/$part" || status=1
+  verdict "$part" "$status" "$logs/$part"
+}
+
+if is_root; then
+  scripts/install-deps.sh build test
+else
+  scripts/install-deps.sh build test || warn "not root: going on with what is installed"
+  if [[ $ci ]]; then die "CI asked for every test, and some need root"; fi
+fi
+
+if wants unit || wants runtime || wants cases || wants regress || wants fuzz; then
+  say "build: release"
+  build release
+fi
+if wants asan; then
+  say "build: unit tests with sanitizers"
+  build asan unit_tests
+fi
+
+run_part unit release unit
+run_part asan asan unit
+run_part runtime release runtime
+run_part cases release cases optional
+run_part regress release regress optional
+run_part fuzz release fuzz optional
+
+say "summary"
+printf '%s\n' "${summary[@]}"
+if [[ ${#failed[@]} -gt 0 ]]; then
+  printf '\nFAILED: %s\n' "${failed[*]}"
+  exit 1
+fi
+printf '\nall passed\n'

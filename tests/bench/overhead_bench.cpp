@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// overhead_bench.cpp - what each level costs a server, measured in pairs in one run.
+//
+// The machine may be noisy and drift: every figure is the median over rounds of off / on /
+// off, the difference to the mean of the two neighbours.  Writes one JSON object per part to
+// stdout, a line for people to stderr.  Methods: facts/uprobe_costs.md of the design.
+//
+//   point   pipelined prepared point queries, one Sync each, one session
+//   loop    a PL/pgSQL loop of SELECTs, one session
+//   tpcb    pgbench TPC-B, 8 clients: the server's CPU time per transaction
+//   attach  200 backends: attach and detach
+//   daemon  200 idle backends: the daemon's own CPU and memory
+//   rivals  point, with bpftrace counting at the entries of the same functions
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "attach/calibrate.h"
+#include "attach/kernel_maps.h"
+#include "attach/planner.h"
+#include "attach/probes.h"
+#include "attach/servers.h"
+#include "support/daemon.h"
+#include "support/postgres_cluster.h"
+
+namespace pgmemtrace::bench {
+
+namespace {
+
+using Seconds = std::chrono::duration<double>;
+using test::PostgresCluster;
+using test::Session;
+
+double now() { return Seconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+template <typename T> T must(Result<T> result)
+{
+  if (result)
+    return std::move(*result);
+  std::cerr << "error: " << to_string(result.error()) << '\n';
+  exit(3);
+}
+
+// ---- statistics ---------------------------------------------------------------
+
+struct Spread {
+  double median = 0, low = 0, high = 0; // quartiles
+};
+
+Spread spread(std::vector<double> values)
+{
+  std::sort(values.begin(), values.end());
+  const auto at = [&](double share) {
+    return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1))];
+  };
+  return {at(0.5), at(0.25), at(0.75)};
+}
+
+struct Added {
+  Spread base, added;
+};
+
+// off / on / off, `rounds` times; `measure` gives the figure of one stretch.
+Added pairs(int rounds, const std::function<double()> &measure,
+            const std::function<void(bool)> &turn)
+{
+  std::vector<double> base, added;
+  measure(); // warm up
+  double before = measure();
+  for (int round = 0; round < rounds; ++round) {
+    turn(true);
+    const double on = measure();
+    turn(false);
+    const double after = measure();
+    base.push_back((before + after) / 2);
+    added.push_back(on - base.back());
+    before = after;
+  }
+  return {spread(base), spread(added)};
+}
+
+nlohmann::json report(const std::string &part, const std::string &what, const std::string &unit,
+                      const Added &result)
+{
+  const double ratio = (result.base.median + result.added.median) / result.base.median;
+  fmt::print(stderr, "{:<8} {:<34} base {:>9.2f} {}  added {:>8.2f} [{:.2f} .. {:.2f}]  {:.3f}x\n",
+             part, what, result.base.median, unit, result.added.median, result.added.low,
+             result.added.high, ratio);
+  return {{"part", part},
+          {"what", what},
+          {"unit", unit},
+          {"base", result.base.median},
+          {"added", result.added.median},
+          {"added_q1", result.added.low},
+          {"added_q3", result.added.high},
+          {"ratio", ratio}};
+}
+
+// ---- the server and our probes on it --------------------------------------------
+
+struct Bench {
+  int rounds;
+  double stretch; // seconds
+  std::unique_ptr<PostgresCluster> cluster;
+  std::unique_ptr<ServerList> servers;
+  KernelMaps maps{{}};
+  std::unique_ptr<Probes> probes;
+
+  void level(Level level)
+  {
+    if (auto done = probes->set_level(level); !done)
+      must(std::move(done));
+  }
+};
+
+void attach(Bench &bench)
+{
+  Selection selection;
+  selection.pids = {bench.cluster->postmaster_pid()};
+  bench.servers = std::make_unique<ServerList>(
+      must(ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()})));
+  const auto &binary = *bench.servers->binaries().front();
+  bench.probes = std::make_unique<Probes>(
+      must(Probes::load(binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1})));
+}
+
+// ---- point queries ----------------------------------------------------------------
+
+class PointQueries {
+public:
+  explicit PointQueries(const PostgresCluster &cluster) : session_(cluster.connect())
+  {
+    PQclear(PQprepare(session_.get(), "s", "SELECT abalance FROM pgbench_accounts WHERE aid = $1",
+                      1, nullptr));
+  }
+
+  // Microseconds per query over `stretch` seconds.
+  double run(double stretch)
+  {
+    PGconn *c = session_.get();
+    const double begin = now();
+    double end = begin;
+    long queries = 0;
+    while ((end = now()) - begin < stretch) {
+      PQenterPipelineMode(c);
+      for (int i = 0; i < kBatch; ++i) {
+        seed_ = seed_ * 1103515245 + 12345;
+        const std::string aid = std::to_string((seed_ >> 16) % 100000 + 1);
+        const char *values[] = {aid.c_str()};
+        PQsendQueryPrepared(c, "s", 1, values, nullptr, nullptr, 0);
+        PQpipelineSync(c);
+      }
+      PQflush(c);
+      for (int i = 0; i < kBatch; ++i, ++queries) {
+        while (PGresult *row = PQgetResult(c))
+          PQclear(row);
+        PQclear(PQgetResult(c)); // the Sync
+      }
+      PQexitPipelineMode(c);
+    }
+    return (end - begin) * 1e6 / static_cast<double>(queries);
+  }
+
+private:
+  static constexpr int kBatch = 50;
+  Session session_;
+  unsigned long seed_ = 1;
+};
+
+void point(Bench &bench, nlohmann::json &out)
+{
+  PointQueries client(*bench.cluster);
+  for (Level level : {Level::request, Level::statement})
+    out.push_back(report("point", fmt::format("level {}", to_string(level)), "us",
+                         pairs(
+                             bench.rounds, [&] { return client.run(bench.stretch); },
+                             [&](bool on) { bench.level(on ? level : Level::sweep); })));
+}
+
+// bpftrace counting by pid at the same functions' entries: what people do by hand.
+void rivals(Bench &bench, nlohmann::json &out)
+{
+  PointQueries client(*bench.cluster);
+  std::unique_ptr<test::ChildProcess> tracer;
+  const std::string binary = bench.cluster->bin("postgres").string();
+  const auto turn = [&](const std::string &functions, bool on) {
+    if (!on) {
+      tracer->signal(2);
+      tracer->wait(std::chrono::seconds(60));
+      tracer.reset();
+      return;
+    }
+    std::string program;
+    for (std::size_t from = 0; from < functions.size();) {
+      const auto to = std::min(functions.find(' ', from), functions.size());
+      program += fmt::format("uprobe:{}:{} {{ @hits[pid] = count(); }} ", binary,
+                             functions.substr(from, to - from));
+      from = to + 1;
+    }
+    tracer = std::make_unique<test::ChildProcess>(must(test::ChildProcess::spawn(
+        {"bpftrace", "-e", program}, {.out = STDERR_FILENO, .err = STDERR_FILENO})));
+    // It is attached when the queries feel it or a moment has passed; it prints "Attaching"
+    // before it has, so that only a fixed, generous time is left.
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+  };
+  const std::vector<std::pair<std::string, std::string>> sets{
+      {"bpftrace, the same 3 boundaries",
+       "standard_ExecutorStart standard_ExecutorEnd ReadyForQuery"},
+      {"bpftrace, palloc and pfree", "palloc palloc0 MemoryContextAlloc MemoryContextAllocZero "
+                                     "MemoryContextAllocZeroAligned pfree"}};
+  for (const auto &set : sets)
+    out.push_back(
+        report("rivals", set.first, "us",
+               pairs(
+                   std::max(2, bench.rounds / 4), [&] { return client.run(bench.stretch); },
+                   [&](bool on) { turn(set.second, on); })));
+}
+
+// ---- a PL/pgSQL loop ----------------------------------------------------------------
+
+void loop(Bench &bench, nlohmann::json &out)
+{
+  Session session = bench.cluster->connect();
+  const std::string block = "DO $$ DECLARE n int; BEGIN FOR i IN 1..20000 LOOP "
+                            "SELECT abalance INTO n FROM pgbench_accounts WHERE aid = i; "
+                            "END LOOP; END $$";
+  const auto run = [&] {
+    const double begin = now();
+    session.exec(block);
+    return (now() - begin) * 1e6 / 20000;
+  };
+  for (Level level : {Level::request, Level::statement})
+    out.push_back(
+        report("loop", fmt::format("level {}", to_string(level)), "us",
+               pairs(bench.rounds, run, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+}
+
+// ---- pgbench --------------------------------------------------------------------------
+
+test::CommandResult pgbench(const Bench &bench, const std::vector<std::string> &args)
+{
+  std::vector<std::string> argv{bench.cluster->bin("pgbench").string(), "-h",
+                                bench.cluster->socket_directory().string(), "-U", "postgres"};
+  argv.insert(argv.end(), args.begin(), args.end());
+  argv.emplace_back("postgres");
+  auto result = test::run_command(argv, {.limit = std::chrono::seconds(300)});
+  if (result.status != 0) {
+    std::cerr << "error: pgbench: " << result.err << '\n';
+    exit(3);
+  }
+  return result;
+}
+
+// CPU seconds of the server: its children that ended, and those that live.
+double server_cpu(const Bench &bench)
+{
+  const Proc proc;
+  std::uint64_t ticks = 0;
+  if (const auto postmaster = proc.stat(bench.cluster->postmaster_pid()))
+    ticks += postmaster->cpu_ticks + postmaster->children_ticks;
+  for (pid_t pid : proc.pids())
+    if (const auto stat = proc.stat(pid); stat && stat->ppid == bench.cluster->postmaster_pid())
+      ticks += stat->cpu_ticks;
+  return static_cast<double>(ticks) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+void tpcb(Bench &bench, nlohmann::json &out)
+{
+  const auto run = [&] {
+    const double before = server_cpu(bench);
+    const auto result = pgbench(bench, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
+    // pgbench's sessions end with it, and the postmaster reaps them at once.
+    return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
+  };
+  for (Level level : {Level::request, Level::statement})
+    out.push_back(report("tpcb", fmt::format("level {}, server CPU", to_string(level)), "us",
+                         pairs(std::max(bench.rounds, 20), run,
+                               [&](bool on) { bench.level(on ? level : Level::sweep); })));
+}
+
+// ---- attach, detach ---------------------------------------------------------------------
+
+void attach_time(Bench &bench, nlohmann::json &out)
+{
+  std::vector<Session> sessions;
+  for (int i = 0; i < 200; ++i)
+    sessions.push_back(bench.cluster->connect());
+  std::vector<double> attached, detached;
+  for (int round = 0; round < 5; ++round) {
+    const double begin = now();
+    bench.level(Level::statement);
+    const double middle = now();
+    bench.level(Level::sweep);
+    attached.push_back((middle - begin) * 1e3);
+    detached.push_back((now() - middle) * 1e3);
+  }
+  const auto on = spread(attached), off = spread(detached);
+  fmt::print(
+      stderr,
+      "attach   200 backends, level statement: attached in {:.0f} ms, detached in {:.0f} ms\n",
+      on.median, off.median);
+  out.push_back(
+      {{"part", "attach"}, {"backends", 200}, {"attach_ms", on.median}, {"detach_ms", off.median}});
+}
+
+// ---- the daemon itself ------------------------------------------------------------------
+
+// 200 idle backends of about 100 contexts each, default interval.
+void daemon(Bench &bench, nlohmann::json &out)
+{
+  bench.level(Level::sweep);
+  std::vector<Session> sessions;
+  for (int i = 0; i < 200; ++i) {
+    sessions.push_back(bench.cluster->connect());
+    sessions.back().exec("SELECT count(*) FROM pg_stat_activity");
+  }
+  auto daemon = must(test::Daemon::start({"--pid", std::to_string(bench.cluster->postmaster_pid()),
+                                          "--format", "json", "--listen", "127.0.0.1:0"}));
+  const Proc proc;
+  const auto cpu = [&] {
+    const auto stat = proc.stat(daemon->pid());
+    return stat ? static_cast<double>(stat->cpu_ticks) / static_cast<double>(sysconf(_SC_CLK_TCK))
+                : 0;
+  };
+  daemon->wait_for_json([](const nlohmann::json &line) { return line["type"] == "status"; });
+  std::this_thread::sleep_for(std::chrono::seconds(10)); // baseline and backing off
+  const double before = cpu(), begin = now();
+  std::this_thread::sleep_for(std::chrono::seconds(60));
+  const double share = (cpu() - before) / (now() - begin);
+  const auto peak_kib = proc.memory(daemon->pid()).value_or(Proc::Memory{});
+  const auto status = test::read_text(proc.path(daemon->pid(), "status"));
+  const auto at = status.find("VmHWM:");
+  const double rss = at == std::string::npos ? 0 : std::atof(status.c_str() + at + 6) / 1024;
+  std::size_t contexts = 0;
+  for (const auto &line : daemon->json_lines())
+    if (line["type"] == "status")
+      contexts = line["contexts"];
+  fmt::print(stderr,
+             "daemon   200 backends, {} contexts: {:.2f}% of a core, {:.1f} MiB resident at most "
+             "({:.1f} MiB private)\n",
+             contexts, share * 100, rss, static_cast<double>(peak_kib.anon_bytes) / 1048576);
+  out.push_back(
+      {{"part", "daemon"}, {"contexts", contexts}, {"cpu_share", share}, {"peak_rss_mib", rss}});
+}
+
+} // namespace
+
+} // namespace pgmemtrace::bench
+
+int main(int argc, char **argv)
+{
+  using namespace pgmemtrace;
+  using namespace pgmemtrace::bench;
+
+  CLI::App app("What each level costs a PostgreSQL server");
+  int rounds = 12;
+  double stretch = 0.4;
+  std::vector<std::string> parts{"point", "loop", "tpcb", "attach", "daemon", "rivals"};
+  app.add_option("--rounds", rounds, "Pairs of off and on")->capture_default_str();
+  app.add_option("--stretch", stretch, "Seconds of each stretch of point queries")
+      ->capture_default_str();
+  app.add_option("--parts", parts, "Which parts to run")->delimiter(',')->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+
+  Bench bench{.rounds = rounds, .stretch = stretch};
+  bench.cluster = must(test::PostgresCluster::start(
+      {.conf = {"shared_buffers = '256MB'", "max_connections = 250", "autovacuum = off",
+                "max_wal_size = '4GB'", "checkpoint_timeout = '1h'"}}));
+  pgbench(bench, {"-i", "-q", "-s", "5"});
+  attach(bench);
+
+  auto out = nlohmann::json::array();
+  const std::vector<std::pair<std::string, void (*)(Bench &, nlohmann::json &)>> all{
+      {"point", point},        {"loop", loop},     {"tpcb", tpcb},
+      {"attach", attach_time}, {"daemon", daemon}, {"rivals", rivals}};
+  for (const auto &[name, run] : all)
+    if (std::find(parts.begin(), parts.end(), name) != parts.end())
+      run(bench, out);
+  std::cout << out.dump(2) << '\n';
+  return 0;
+}

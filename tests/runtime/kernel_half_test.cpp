@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// kernel_half_test.cpp - the BPF programs on a live server: what each boundary counts, whose
+// text it keeps, what it hands over, and what it says when there is no room.
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+
+#include "attach/kernel_maps.h"
+#include "attach/planner.h"
+#include "attach/probes.h"
+#include "attach/servers.h"
+#include "collect/kernel_reader.h"
+#include "collect/sweep.h"
+#include "support/runtime_test.h"
+
+namespace pgmemtrace::test {
+namespace {
+
+using testing::HasSubstr;
+
+// Everything between a binary and its events, without the daemon around it.
+class Kernel {
+public:
+  Kernel(const PostgresCluster &cluster, Level level, KernelMaps::Options options = {},
+         bool uprobe_multi = true)
+      : maps_(options)
+  {
+    Selection selection;
+    selection.pids = {cluster.postmaster_pid()};
+    auto servers = ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()});
+    if (!servers)
+      throw std::runtime_error(to_string(servers.error()));
+    servers_ = std::make_unique<ServerList>(std::move(*servers));
+    const auto &binary = *servers_->binaries().front();
+    auto probes = Probes::load(binary, plan_probes(*binary.elf), maps_,
+                               {.binary_index = 1, .uprobe_multi = uprobe_multi});
+    if (!probes)
+      throw std::runtime_error(to_string(probes.error()));
+    probes_ = std::make_unique<Probes>(std::move(*probes));
+    auto reader = KernelReader::create(maps_, [](pid_t pid, std::uint64_t address) {
+      return ForeignMemory(pid).read_string(address, 64).value_or("");
+    });
+    if (!reader)
+      throw std::runtime_error(to_string(reader.error()));
+    reader_ = std::move(*reader);
+    if (auto done = probes_->set_level(level); !done)
+      throw std::runtime_error(to_string(done.error()));
+  }
+
+  Activity take(const Session &session)
+  {
+    reader_->drain();
+    reader_->tidy();
+    return reader_->take_activity(session.backend_pid(), probes_->statements_since());
+  }
+  const pgmt_process *slot(const Session &session)
+  {
+    reader_->drain();
+    reader_->tidy();
+    return reader_->slot(session.backend_pid());
+  }
+  std::uint64_t hits(const Session &session, pgmt_probe probe)
+  {
+    const auto *process = slot(session);
+    return process ? process->hits[probe] : 0;
+  }
+  std::uint64_t lost(pgmt_loss reason) const { return maps_.losses(reason); }
+  ServerList &servers() { return *servers_; }
+  KernelReader &reader() { return *reader_; }
+  Probes &probes() { return *probes_; }
+
+private:
+  std::unique_ptr<ServerList> servers_;
+  KernelMaps maps_;
+  std::unique_ptr<Probes> probes_;
+  std::unique_ptr<KernelReader> reader_;
+};
+
+class KernelHalfTest : public RuntimeTest {};
+
+// The answer of a statement arrives before its ReadyForQuery probe has run: wait for it.
+void settle(Kernel &kernel, const Session &session, std::uint64_t requests)
+{
+  EXPECT_TRUE(eventually([&] {
+    const auto *process = kernel.slot(session);
+    return process && process->requests >= requests && process->busy_since_ns == 0;
+  })) << requests;
+}
+
+// ---- counting -------------------------------------------------------------------
+
+TEST_F(KernelHalfTest, counts_statements_of_every_kind_once)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  EXPECT_EQ(kernel.take(session).statements, 1u);
+
+  session.exec("SET work_mem = '4MB'"); // utility
+  settle(kernel, session, 2);
+  EXPECT_EQ(kernel.take(session).statements, 2u);
+
+  session.exec("PREPARE p AS SELECT 1");
+  session.exec("EXECUTE p"); // a statement inside a utility: one for the user
+  settle(kernel, session, 4);
+  EXPECT_EQ(kernel.take(session).statements, 4u);
+
+  session.exec("DO $$ BEGIN FOR i IN 1..10 LOOP PERFORM count(*) FROM pg_class; END LOOP; END $$");
+  settle(kernel, session, 5);
+  EXPECT_EQ(kernel.take(session).statements, 5u);
+  EXPECT_GE(kernel.hits(session, PGMT_PROBE_START), 11u); // the loop's are hits all the same
+
+  session.exec("SELECT 1; SELECT 2; SELECT 3"); // three in one request
+  settle(kernel, session, 6);
+  EXPECT_EQ(kernel.take(session).statements, 8u);
+}
+
+TEST_F(KernelHalfTest, an_error_ends_its_statement)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  EXPECT_FALSE(session.try_exec("SELECT 1 / (g - 5) FROM generate_series(1, 10) g"));
+  settle(kernel, session, 1);
+  auto activity = kernel.take(session);
+  EXPECT_EQ(activity.statements, 1u);
+  EXPECT_FALSE(activity.in_statement);
+  session.exec("SELECT 1");
+  settle(kernel, session, 2);
+  EXPECT_EQ(kernel.take(session).statements, 2u);
+}
+
+TEST_F(KernelHalfTest, cursors_that_interleave_do_not_confuse_the_nesting)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  for (const char *sql :
+       {"BEGIN", "DECLARE a CURSOR FOR SELECT generate_series(1, 100)",
+        "DECLARE b CURSOR FOR SELECT generate_series(1, 100)", "FETCH 10 FROM a", "FETCH 10 FROM b",
+        "CLOSE a", "SELECT 1", "CLOSE b", "COMMIT", "SELECT 2"})
+    session.exec(sql);
+  settle(kernel, session, 10);
+  const auto activity = kernel.take(session);
+  EXPECT_EQ(activity.statements, 10u);
+  EXPECT_EQ(kernel.slot(session)->nesting, 0u);
+}
+
+TEST_F(KernelHalfTest, level_request_sees_requests_and_nothing_inside_them)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::request);
+  session.exec("DO $$ BEGIN FOR i IN 1..100 LOOP PERFORM count(*) FROM pg_class; END LOOP; END $$");
+  settle(kernel, session, 1);
+  const auto activity = kernel.take(session);
+  EXPECT_EQ(activity.requests, 1u);
+  EXPECT_EQ(activity.statements, 0u);
+  EXPECT_EQ(activity.hits, 1u);
+}
+
+TEST_F(KernelHalfTest, perf_event_probes_count_the_same)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement, {}, /* uprobe_multi */ false);
+  for (int i = 0; i < 5; ++i)
+    session.exec("SELECT 1");
+  settle(kernel, session, 5);
+  const auto activity = kernel.take(session);
+  EXPECT_EQ(activity.requests, 5u);
+  EXPECT_EQ(activity.statements, 5u);
+  EXPECT_NE(kernel.slot(session)->load_bias, 0u);
+}
+
+TEST_F(KernelHalfTest, a_level_can_be_left_and_taken_again)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  ASSERT_TRUE(kernel.probes().set_level(Level::sweep));
+  session.exec("SELECT 1");
+  ASSERT_TRUE(kernel.probes().set_level(Level::statement));
+  session.exec("SELECT 1");
+  settle(kernel, session, 2);
+  EXPECT_EQ(kernel.take(session).statements, 2u);
+}
+
+// ---- what it says of a process that runs -------------------------------------------
+
+TEST_F(KernelHalfTest, shows_the_statement_that_runs)
+{
+  auto session = cluster().connect();
+  auto locker = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  locker.exec("SELECT pg_advisory_lock(7)");
+  session.send_async("SELECT 'before'; SELECT pg_advisory_lock(7) AS waits_here");
+  EXPECT_TRUE(eventually([&] {
+    return kernel.take(session).current_query == "SELECT pg_advisory_lock(7) AS waits_here";
+  })) << kernel.take(session).current_query;
+  EXPECT_TRUE(kernel.take(session).in_statement);
+  EXPECT_GT(kernel.take(session).busy.count(), 0);
+  locker.exec("SELECT pg_advisory_unlock(7)");
+  EXPECT_TRUE(session.finish());
+  settle(kernel, session, 1);
+  EXPECT_FALSE(kernel.take(session).in_statement);
+}
+
+// ---- what grew ------------------------------------------------------------------------
+
+TEST_F(KernelHalfTest, names_the_query_across_which_long_lived_contexts_grew)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  kernel.take(session);
+
+  std::vector<QueryGrowth> growth;
+  int statement = 0;
+  EXPECT_TRUE(eventually([&] {
+    session.exec("PREPARE grows_" + std::to_string(statement++) +
+                 " AS SELECT relname FROM pg_class");
+    for (auto &one : kernel.take(session).growth)
+      growth.push_back(std::move(one));
+    return growth.size() >= 3;
+  }));
+  std::uint64_t contexts = 0;
+  for (const auto &one : growth) {
+    EXPECT_GT(one.bytes, 0u);
+    contexts += one.new_contexts;
+  }
+  EXPECT_THAT(growth.back().query, HasSubstr("PREPARE grows_"));
+  EXPECT_EQ(growth.back().phase, Phase::utility);
+  EXPECT_GT(contexts, 0u); // each leaves a CachedPlanSource below CacheMemoryContext
+}
+
+TEST_F(KernelHalfTest, a_session_that_repeats_itself_reports_no_growth)
+{
+  auto session = cluster().connect();
+  session.exec("CREATE TEMP TABLE steady (id int)");
+  const auto work = [&] {
+    for (int i = 0; i < 200; ++i)
+      session.exec("SELECT count(*) FROM steady WHERE id = 1");
+  };
+  work(); // warm
+  Kernel kernel(cluster(), Level::statement);
+  work();
+  settle(kernel, session, 200);
+  kernel.take(session);
+  work();
+  settle(kernel, session, 400);
+  std::uint64_t bytes = 0;
+  for (const auto &one : kernel.take(session).growth)
+    bytes += one.bytes;
+  EXPECT_EQ(bytes, 0u);
+}
+
+TEST_F(KernelHalfTest, tells_what_a_statement_held_at_its_end)
+{
+  auto session = cluster().connect();
+  session.exec("SET work_mem = '200MB'");
+  Kernel kernel(cluster(), Level::statement);
+  session.exec("SELECT 1");
+  std::optional<StatementPeak> peak;
+  EXPECT_TRUE(eventually([&] {
+    session.exec("SELECT count(*) FROM (SELECT g FROM generate_series(1, 500000) g "
+                 "ORDER BY g DESC OFFSET 0) s");
+    if (auto seen = kernel.take(session).peak)
+      peak = seen;
+    return peak.has_value();
+  }));
+  EXPECT_GT(peak->bytes, std::uint64_t{8} << 20);
+  EXPECT_THAT(peak->query, HasSubstr("ORDER BY g DESC"));
+  EXPECT_GT(peak->context_bytes, std::uint64_t{4} << 20);
+  EXPECT_NE(peak->context, "");
+}
+
+TEST_F(KernelHalfTest, a_walk_sees_the_same_tree_as_the_sweep)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  // The last walk of a process is the one at its exit: one taken while it idles is compared
+  // through the walk that the next statement's end takes.
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  ASSERT_TRUE(eventually([&] {
+    session.exec("SELECT count(*) FROM pg_class");
+    const auto *slot = kernel.slot(session);
+    return slot && slot->walks > 0;
+  }));
+  kernel.servers().refresh();
+  const auto *process = kernel.servers().find_process(session.backend_pid());
+  ASSERT_NE(process, nullptr);
+  auto tree = Sweeper(*process).sweep(Pass::header);
+  ASSERT_TRUE(tree);
+  const auto *slot = kernel.slot(session);
+  // A statement's end has a handful of contexts of its own beside the idle tree.
+  EXPECT_GE(slot->walk_contexts, tree->contexts.size() - 5);
+  EXPECT_LE(slot->walk_contexts, tree->contexts.size() + 40);
+  EXPECT_EQ(kernel.lost(PGMT_LOSS_READ_WALK), 0u);
+  EXPECT_EQ(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
+}
+
+// ---- who comes and goes -----------------------------------------------------------------
+
+TEST_F(KernelHalfTest, reports_new_processes_and_takes_a_last_look)
+{
+  Kernel kernel(cluster(), Level::statement);
+  auto session = std::make_unique<Session>(cluster().connect());
+  const auto pid = session->backend_pid();
+  session->exec("SELECT 1");
+  EXPECT_TRUE(eventually([&] {
+    kernel.reader().drain();
+    for (pid_t newcomer : kernel.reader().take_new_processes())
+      if (newcomer == pid)
+        return true;
+    return false;
+  }));
+  session.reset();
+  EXPECT_TRUE(eventually([&] {
+    const auto *slot = kernel.reader().slot(pid);
+    return slot && slot->exited && slot->walk_contexts > 10;
+  }));
+  kernel.reader().forget(pid);
+  EXPECT_EQ(kernel.reader().slot(pid), nullptr);
+}
+
+TEST_F(KernelHalfTest, transactions_of_processes_that_never_settle_are_counted_by_pid)
+{
+  auto session = cluster().connect();
+  auto other = cluster().connect();
+  Kernel kernel(cluster(), Level::request);
+  ASSERT_TRUE(kernel.probes().attach_transactions(session.backend_pid()));
+  for (int i = 0; i < 3; ++i) {
+    session.exec("SELECT 1");
+    other.exec("SELECT 1");
+  }
+  settle(kernel, session, 3);
+  settle(kernel, other, 3);
+  EXPECT_EQ(kernel.take(session).transactions, 3u);
+  EXPECT_EQ(kernel.take(other).transactions, 0u);
+}
+
+// ---- no room ------------------------------------------------------------------------------
+
+TEST_F(KernelHalfTest, processes_beyond_the_slots_are_counted_as_lost)
+{
+  Kernel kernel(cluster(), Level::request, {.processes = 16});
+  std::vector<Session> sessions;
+  for (int i = 0; i < 20; ++i) {
+    sessions.push_back(cluster().connect());
+    sessions.back().exec("SELECT 1");
+  }
+  EXPECT_TRUE(eventually([&] { return kernel.lost(PGMT_LOSS_SLOTS_FULL) > 0; }));
+  kernel.reader().drain();
+  kernel.reader().tidy();
+  EXPECT_EQ(kernel.reader().slots_used(), 16u);
+}
+
+TEST_F(KernelHalfTest, a_slot_that_is_given_back_is_used_again)
+{
+  Kernel kernel(cluster(), Level::request, {.processes = 16});
+  for (int i = 0; i < 40; ++i) {
+    auto session = cluster().connect();
+    session.exec("SELECT 1");
+    settle(kernel, session, 1);
+    const auto pid = session.backend_pid();
+    session.close();
+    EXPECT_TRUE(eventually([&] { return kill(pid, 0) != 0; }));
+    kernel.reader().forget(pid);
+  }
+  EXPECT_EQ(kernel.lost(PGMT_LOSS_SLOTS_FULL), 0u);
+}
+
+TEST_F(KernelHalfTest, events_that_find_no_room_are_counted_as_lost)
+{
+  Kernel kernel(cluster(), Level::request, {.ring_bytes = 4096});
+  // Nobody reads: one page holds 128 events of new processes at most.
+  for (int i = 0; i < 200 && kernel.lost(PGMT_LOSS_RING_FULL) == 0; ++i)
+    cluster().connect().exec("SELECT 1");
+  EXPECT_GT(kernel.lost(PGMT_LOSS_RING_FULL), 0u);
+}
+
+} // namespace
+} // namespace pgmemtrace::test

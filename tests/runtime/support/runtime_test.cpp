@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// runtime_test.cpp - see runtime_test.h.
+#include "runtime_test.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <iterator>
+
+#include <unistd.h>
+
+namespace pgmemtrace::test {
+
+struct RuntimeTest::Shared {
+  ClusterOptions options;
+  std::unique_ptr<PostgresCluster> cluster;
+};
+
+RuntimeTest::Shared &RuntimeTest::shared()
+{
+  static Shared shared;
+  return shared;
+}
+
+void RuntimeTest::use_cluster(ClusterOptions options)
+{
+  shared().cluster.reset();
+  shared().options = std::move(options);
+}
+
+PostgresCluster &RuntimeTest::cluster()
+{
+  if (!shared().cluster) {
+    auto cluster = PostgresCluster::start(shared().options);
+    if (!cluster) { // a reference cannot say no, and nothing can be tested without a server
+      std::cerr << "no server: " << to_string(cluster.error()) << "\n"
+                << cluster.error().hint << "\n";
+      std::exit(EXIT_FAILURE);
+    }
+    shared().cluster = std::move(*cluster);
+  }
+  return *shared().cluster;
+}
+
+void RuntimeTest::TearDownTestSuite() { use_cluster({}); }
+
+void RuntimeTest::SetUp()
+{
+  if (geteuid() == 0)
+    return;
+  if (std::getenv("PGMEMTRACE_REQUIRE_RUNTIME") || std::getenv("CI"))
+    FAIL() << "runtime tests need root, and this run asked for them";
+  GTEST_SKIP() << "NOT TESTED: needs root; run: sudo scripts/test.sh runtime";
+}
+
+void RuntimeTest::TearDown()
+{
+  constexpr size_t kTail = 8192;
+  if (!HasFailure() || !shared().cluster)
+    return;
+  auto log = shared().cluster->log();
+  std::cerr << "--- the end of the server's log\n"
+            << log.substr(log.size() - std::min(log.size(), kTail)) << "---\n";
+}
+
+std::unique_ptr<Daemon> RuntimeTest::start_daemon(const std::vector<std::string> &args)
+{
+  auto daemon = Daemon::start(args);
+  if (daemon)
+    return std::move(*daemon);
+  ADD_FAILURE() << to_string(daemon.error());
+  return nullptr;
+}
+
+HttpResponse http_get(int port, const std::string &path)
+{
+  auto url = "http://127.0.0.1:" + std::to_string(port) + path;
+  auto curl = run_command({"curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30",
+                           "--write-out", "\n%{http_code}", url});
+  auto end_of_body = curl.out.rfind('\n');
+  if (end_of_body == std::string::npos)
+    return {};
+  return {std::atoi(curl.out.c_str() + end_of_body + 1), curl.out.substr(0, end_of_body)};
+}
+
+namespace {
+
+bool names_postgres(const nlohmann::json &link, const char *key)
+{
+  return std::filesystem::path(link.value(key, "")).filename() == "postgres";
+}
+
+} // namespace
+
+std::set<unsigned> probe_links()
+{
+  auto bpftool = run_command({"bpftool", "--json", "link", "show"});
+  auto links = nlohmann::json::parse(bpftool.out, nullptr, false);
+  std::set<unsigned> ids;
+  if (!links.is_array()) {
+    ADD_FAILURE() << "bpftool link: " << bpftool.out << bpftool.err;
+    return ids;
+  }
+  for (const auto &link : links) {
+    auto type = link.value("type", "");
+    // A link of its own per uprobe (perf_event) or one for many (uprobe_multi).
+    if ((type == "uprobe_multi" && names_postgres(link, "path")) ||
+        (type == "perf_event" && names_postgres(link, "file")))
+      ids.insert(link.value("id", 0u));
+  }
+  return ids;
+}
+
+std::set<unsigned> new_probes(const std::set<unsigned> &before)
+{
+  auto now = probe_links();
+  std::set<unsigned> result;
+  std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
+                      std::inserter(result, result.end()));
+  return result;
+}
+
+size_t probes_attached() { return probe_links().size(); }
+
+} // namespace pgmemtrace::test

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// runtime_test.h - the fixture of tests that need root, a real kernel and a real server.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "daemon.h"
+#include "postgres_cluster.h"
+
+namespace pgmemtrace::test {
+
+// Without root the test is skipped, and says so; with CI or PGMEMTRACE_REQUIRE_RUNTIME in the
+// environment it fails, so that a lost privilege is a red build.
+//
+// One server for all tests of a suite, since initdb is the slow part, started when first asked
+// for.  A suite that wants another one says so before:
+//   static void SetUpTestSuite() { use_cluster({.conf = {"jit = off"}}); }
+class RuntimeTest : public testing::Test {
+protected:
+  static void TearDownTestSuite();
+  void SetUp() override;
+  void TearDown() override; // shows the end of the server's log when the test has failed
+
+  static void use_cluster(ClusterOptions options);
+  static PostgresCluster &cluster();
+
+  // nullptr once it has failed the test:
+  //   auto daemon = start_daemon({"--pid", "all"}); ASSERT_TRUE(daemon);
+  static std::unique_ptr<Daemon> start_daemon(const std::vector<std::string> &args);
+
+private:
+  struct Shared;
+  static Shared &shared();
+};
+
+// Polls until `condition` holds; a test never sleeps a fixed time and hopes.
+template <typename Condition>
+bool eventually(Condition condition, std::chrono::seconds limit = std::chrono::seconds(30))
+{
+  auto deadline = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline)
+      return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return true;
+}
+
+struct HttpResponse {
+  int status = 0; // 0: nobody answered
+  std::string body;
+};
+
+HttpResponse http_get(int port, const std::string &path);
+
+// The ids of the uprobe links that live in the kernel on a file called `postgres`, whoever
+// holds them.  What was there before is no business of the test:
+//   EXPECT_TRUE(eventually([&] { return new_probes(before).empty(); }));
+std::set<unsigned> probe_links();
+std::set<unsigned> new_probes(const std::set<unsigned> &before);
+size_t probes_attached();
+
+} // namespace pgmemtrace::test

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "attach/attachments.h"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace pgmemtrace {
+
+namespace {
+
+// Up to that many single processes get probes of their own, so that others are spared the
+// traps; beyond it one probe for all and a look at the selection is cheaper to keep.
+constexpr std::size_t kMaxSingleProcesses = 16;
+
+std::vector<pid_t> single_processes(const Selection &selection, const ServerList &servers)
+{
+  if (selection.all || selection.pids.empty() || selection.pids.size() > kMaxSingleProcesses)
+    return {};
+  for (pid_t pid : selection.pids)
+    if (servers.servers().contains(pid))
+      return {}; // a whole server: backends to come are not known yet
+  return selection.pids;
+}
+
+} // namespace
+
+bool never_settles(const std::string &backend_type)
+{
+  return backend_type == "walsender" || backend_type == "background worker" ||
+         backend_type.starts_with("logical replication");
+}
+
+Attachments::Attachments(KernelMaps &maps, Options options)
+    : maps_(maps), options_(std::move(options))
+{
+  options_.governor.wanted = options_.level;
+}
+
+Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
+{
+  Probes::Options options{.binary_index = next_binary_++,
+                          .select_only = !options_.selection.all,
+                          .only_pids = single_processes(options_.selection, servers),
+                          .uprobe_multi = options_.uprobe_multi,
+                          .postgres_btf = options_.postgres_btf};
+  auto plan = plan_probes(*binary.elf);
+  binary.elf->drop_bytes(); // only planning needs its code
+  auto probes = Probes::load(binary, std::move(plan), maps_, std::move(options));
+  if (!probes)
+    return probes.error();
+  auto [attachment, inserted] =
+      attached_.emplace(&binary, Attachment{std::move(*probes), Governor(options_.governor)});
+  // A process that was selected before its binary had maps to be selected in.
+  for (const auto &[id, process] : servers.processes())
+    if (!options_.selection.all && process.binary == &binary && selected_.insert(id.pid).second)
+      if (auto selected = maps_.select(id.pid); !selected)
+        return selected.error();
+  return attachment->second.probes.set_level(options_.level);
+}
+
+std::vector<Error> Attachments::follow(const ServerList &servers,
+                                       const ServerList::Changes &changes)
+{
+  std::vector<Error> errors;
+  std::set<const Binary *> in_use;
+  for (const auto &[id, process] : servers.processes())
+    in_use.insert(process.binary);
+  std::erase_if(attached_, [&](const auto &entry) { return !in_use.contains(entry.first); });
+  std::erase_if(refused_, [&](const Binary *binary) { return !in_use.contains(binary); });
+  if (options_.level == Level::sweep)
+    return errors;
+
+  for (const Binary *binary : in_use)
+    if (!attached_.contains(binary) && !refused_.contains(binary))
+      if (auto done = attach(*binary, servers); !done) {
+        attached_.erase(binary);
+        refused_.insert(binary);
+        errors.push_back(done.error());
+      }
+
+  for (const auto &gone : changes.vanished) {
+    if (selected_.erase(gone.pid))
+      maps_.deselect(gone.pid);
+    for (auto &[binary, attachment] : attached_)
+      attachment.probes.detach_transactions(gone.pid);
+  }
+  for (const auto &id : changes.appeared)
+    if (!options_.selection.all && maps_.created() && selected_.insert(id.pid).second)
+      if (auto selected = maps_.select(id.pid); !selected)
+        errors.push_back(selected.error());
+
+  for (const auto &[id, process] : servers.processes()) {
+    auto *attachment = find(process.binary);
+    if (!attachment || !never_settles(process.identity.backend_type))
+      continue;
+    if (auto done = attachment->probes.attach_transactions(id.pid);
+        !done && done.error().err != ESRCH)
+      errors.push_back(done.error());
+  }
+  return errors;
+}
+
+Attachments::Attachment *Attachments::find(const Binary *binary)
+{
+  const auto found = attached_.find(binary);
+  return found == attached_.end() ? nullptr : &found->second;
+}
+
+const Attachments::Attachment *Attachments::find(const Binary *binary) const
+{
+  const auto found = attached_.find(binary);
+  return found == attached_.end() ? nullptr : &found->second;
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// attachments.h - probes on every binary that is in use, and their level.
+//
+// One Probes and one Governor per binary: two servers of one executable share their
+// breakpoints, so that the dearer one decides for both.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "attach/kernel_maps.h"
+#include "attach/probes.h"
+#include "attach/servers.h"
+#include "governor.h"
+#include "snapshot/snapshot.h"
+#include "util/result.h"
+
+namespace pgmemtrace {
+
+class Attachments {
+public:
+  struct Options {
+    Level level = Level::statement;
+    Selection selection;
+    bool uprobe_multi = true;
+    std::string postgres_btf;
+    Governor::Options governor; // `wanted` is taken from `level`
+  };
+
+  struct Attachment {
+    Probes probes;
+    Governor governor;
+  };
+
+  Attachments(KernelMaps &maps, Options options);
+
+  // Follows the servers: attaches to binaries that came, lets go of those that nobody runs any
+  // more, selects processes, puts the xact probe on those that never settle.  Each error is
+  // returned once; a binary that cannot be probed is watched by the sweep alone.
+  std::vector<Error> follow(const ServerList &servers, const ServerList::Changes &changes);
+
+  // nullptr: this binary is watched by the sweep alone.
+  Attachment *find(const Binary *binary);
+  const Attachment *find(const Binary *binary) const;
+  const std::map<const Binary *, Attachment> &all() const { return attached_; }
+
+private:
+  Result<> attach(const Binary &binary, const ServerList &servers);
+
+  KernelMaps &maps_;
+  Options options_;
+  std::map<const Binary *, Attachment> attached_;
+  std::set<const Binary *> refused_;
+  std::set<pid_t> selected_;
+  std::uint32_t next_binary_ = 1;
+};
+
+// Runs transactions without ever reaching ReadyForQuery in between: its boundary is their end.
+bool never_settles(const std::string &backend_type);
+
+} // namespace pgmemtrace

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// calibrate.cpp - two probed functions, their unprobed twins, and a median.
+#include "attach/calibrate.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <bpf/libbpf.h>
+#include <link.h>
+
+#include "calibrate.skel.h"
+
+// In assembly, so that no compiler, option or sanitizer decides what is probed.
+#if defined(__x86_64__)
+#define PGMT_EMULATED "push %rbp\n pop %rbp\n ret\n"
+#define PGMT_STEPPED "mov %rdi, %rax\n ret\n"
+#elif defined(__aarch64__)
+#define PGMT_EMULATED "adr x9, .\n ret\n"
+#define PGMT_STEPPED "mov x9, x0\n ret\n"
+#else
+#error "calibrate.cpp knows no probe sites for this machine"
+#endif
+// clang-format off
+#define PGMT_FUNCTION(name, body)                  \
+  ".balign 16\n .globl " name "\n .hidden " name "\n" \
+  ".type " name ", %function\n"                     \
+  name ":\n" body ".size " name ", . - " name "\n"
+
+asm(".pushsection .text.pgmt_calibrate, \"ax\", %progbits\n"
+    PGMT_FUNCTION("pgmt_emulated_probed", PGMT_EMULATED)
+    PGMT_FUNCTION("pgmt_emulated_plain", PGMT_EMULATED)
+    PGMT_FUNCTION("pgmt_stepped_probed", PGMT_STEPPED)
+    PGMT_FUNCTION("pgmt_stepped_plain", PGMT_STEPPED)
+    ".popsection\n");
+// clang-format on
+
+extern "C" {
+void pgmt_emulated_probed();
+void pgmt_emulated_plain();
+void pgmt_stepped_probed();
+void pgmt_stepped_plain();
+}
+
+namespace pgmemtrace {
+namespace {
+
+using Function = void (*)();
+
+// A single-stepped hit costs up to 50 times an emulated one: fewer of them.  Odd, for a median.
+constexpr int kRounds = 15;
+constexpr int kEmulatedHits = 1000;
+constexpr int kSteppedHits = 50;
+constexpr const char *kSelf = "/proc/self/exe";
+
+struct Search {
+  std::uintptr_t address;
+  std::optional<std::uint64_t> offset;
+};
+
+// Where a function of this executable lies in its file.
+std::optional<std::uint64_t> file_offset(Function function)
+{
+  Search search{reinterpret_cast<std::uintptr_t>(function), std::nullopt};
+  const auto visit = [](dl_phdr_info *info, std::size_t, void *arg) {
+    auto &wanted = *static_cast<Search *>(arg);
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+      const auto &segment = info->dlpi_phdr[i];
+      const std::uintptr_t start = info->dlpi_addr + segment.p_vaddr;
+      if (segment.p_type == PT_LOAD && wanted.address - start < segment.p_filesz)
+        wanted.offset = wanted.address - start + segment.p_offset;
+    }
+    return 1; // the executable is the first object
+  };
+  dl_iterate_phdr(visit, &search);
+  return search.offset;
+}
+
+struct Destroy {
+  void operator()(bpf_object *object) const { bpf_object__close(object); }
+  void operator()(bpf_link *link) const { bpf_link__destroy(link); }
+};
+using Object = std::unique_ptr<bpf_object, Destroy>;
+using Link = std::unique_ptr<bpf_link, Destroy>;
+
+class Probes {
+public:
+  static Result<Probes> attach(const std::vector<unsigned long> &offsets)
+  {
+    Probes probes;
+    if (auto multi = probes.attach_multi(offsets); !multi && !probes.attach_perf(offsets))
+      return multi.error();
+    return probes;
+  }
+
+private:
+  // Loads the one program of this name.
+  Result<bpf_program *> load(const char *name)
+  {
+    links_.clear();
+    std::size_t size = 0;
+    const void *bytes = calibrate_bpf::elf_bytes(&size);
+    object_.reset(bpf_object__open_mem(bytes, size, nullptr));
+    if (!object_)
+      return Error{"open the calibration program", errno, {}};
+    bpf_program *program = bpf_object__find_program_by_name(object_.get(), name);
+    bpf_program__set_autoload(program, true);
+    if (int err = bpf_object__load(object_.get()); err != 0)
+      return Error{"load the calibration program", -err,
+                   "run with sudo; `pgmemtrace doctor` says which capability is missing"};
+    return program;
+  }
+
+  Result<> attach_multi(const std::vector<unsigned long> &offsets)
+  {
+    auto program = load("calibrate_multi");
+    if (!program)
+      return program.error();
+    bpf_uprobe_multi_opts options{};
+    options.sz = sizeof(options);
+    options.offsets = offsets.data();
+    options.cnt = offsets.size();
+    return keep(bpf_program__attach_uprobe_multi(*program, kThisProcess, kSelf, nullptr, &options));
+  }
+
+  Result<> attach_perf(const std::vector<unsigned long> &offsets)
+  {
+    auto program = load("calibrate_perf");
+    if (!program)
+      return program.error();
+    for (unsigned long offset : offsets)
+      if (auto kept =
+              keep(bpf_program__attach_uprobe(*program, false, kThisProcess, kSelf, offset));
+          !kept)
+        return kept;
+    return Ok{};
+  }
+
+  Result<> keep(bpf_link *link)
+  {
+    if (!link)
+      return Error{"probe our own function", errno, {}};
+    links_.emplace_back(link);
+    return Ok{};
+  }
+
+  static constexpr pid_t kThisProcess = 0; // libbpf's word for it
+
+  Object object_;
+  std::vector<Link> links_; // before the object in destruction
+};
+
+double seconds_per_call(Function function, int calls)
+{
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  for (int i = 0; i < calls; i++)
+    function();
+  return std::chrono::duration<double>(Clock::now() - start).count() / calls;
+}
+
+// The median of paired differences: a round that was preempted falls out.
+double added_by_probe(Function probed, Function plain, int calls)
+{
+  seconds_per_call(probed, calls); // warm up
+  std::array<double, kRounds> added{};
+  for (double &round : added)
+    round = seconds_per_call(probed, calls) - seconds_per_call(plain, calls);
+  std::nth_element(added.begin(), added.begin() + kRounds / 2, added.end());
+  return std::max(added[kRounds / 2], 0.0);
+}
+
+} // namespace
+
+Result<Calibration> calibrate()
+{
+  const auto emulated = file_offset(pgmt_emulated_probed);
+  const auto stepped = file_offset(pgmt_stepped_probed);
+  if (!emulated || !stepped)
+    return Error{"find our own functions in /proc/self/exe", ENOENT, {}};
+  auto probes = Probes::attach({*emulated, *stepped});
+  if (!probes)
+    return probes.error();
+  return Calibration{
+      .emulated_seconds = added_by_probe(pgmt_emulated_probed, pgmt_emulated_plain, kEmulatedHits),
+      .stepped_seconds = added_by_probe(pgmt_stepped_probed, pgmt_stepped_plain, kSteppedHits)};
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// elf_file.h - what we ask of an executable: symbols, bytes, function bounds, build-id.
+//
+// Works on stripped binaries (.dynsym, .eh_frame).  Everything read is checked against
+// the file's size: the file may be cut, replaced or hostile.  It is read, not mapped: whoever
+// owns it may cut it while we look, and a mapping would end us with SIGBUS.  Only what is asked
+// for is read, and it stays in memory: tables (8 bytes per symbol, 16 per function) and
+// segments, these until drop_bytes().  One thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "util/result.h"
+
+namespace pgmemtrace {
+
+class ElfFile {
+public:
+  struct Symbol {
+    std::uint64_t address = 0; // link-time virtual address
+    std::uint64_t size = 0;
+  };
+  enum class Machine { x86_64, aarch64, other };
+
+  static Result<ElfFile> open(const std::string &path);
+  ElfFile(ElfFile &&) noexcept;
+  ElfFile &operator=(ElfFile &&) noexcept;
+  ~ElfFile();
+
+  Machine machine() const;
+  std::string build_id() const;                                // hex; empty if there is none
+  std::optional<Symbol> function(std::string_view name) const; // .dynsym, then .symtab
+  std::optional<Symbol> object(std::string_view name) const;
+  // Start and size of the function that covers an address, by .eh_frame.
+  std::optional<Symbol> bounds(std::uint64_t address) const;
+  // Bytes at a link-time address, cut at the end of the segment.  Valid until drop_bytes().
+  std::span<const std::byte> bytes(std::uint64_t address, std::size_t size) const;
+  // All executable PT_LOAD bytes with their link-time address.
+  struct Segment {
+    std::uint64_t address = 0;
+    std::span<const std::byte> bytes;
+  };
+  std::vector<Segment> executable_segments() const;
+  // Where a link-time address lies in the file (what uprobes take), nullopt outside PT_LOADs.
+  std::optional<std::uint64_t> file_offset(std::uint64_t address) const;
+  // First string in a read-only segment that starts with `prefix` ("PostgreSQL 15").
+  std::optional<std::string> find_string(std::string_view prefix) const;
+  // In .dynsym alone: cheap, also on a large executable of somebody else.
+  bool exports(std::string_view name) const;
+  std::uint64_t entry_address() const; // link-time; AT_ENTRY of a process minus this: load bias
+  // Frees the segments that were read; all spans that were handed out end here.
+  void drop_bytes() const;
+
+private:
+  struct Impl;
+  explicit ElfFile(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+} // namespace pgmemtrace

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// identify.h - one process, asked: is it PostgreSQL, which server, what does it do?
+//
+// Pure questions to /proc, an executable and a process's memory; ServerList remembers the
+// answers.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "attach/servers.h"
+#include "util/foreign_memory.h"
+
+namespace pgmemtrace {
+
+// The executable of a process, with its layout; nullptr if it is not PostgreSQL.  ESRCH: the
+// process has ended, or runs another one by now.
+Result<std::unique_ptr<Binary>> open_binary(const Proc &proc, pid_t pid, const Proc::File &file,
+                                            const std::string &postgres_btf);
+
+// The server that a process is the postmaster of, all but its label; nullopt if it is none (or
+// not yet).  Checks that the data directory is of the binary's major and that the layout holds.
+Result<std::optional<Server>> read_server(const Proc &proc, pid_t pid, const Binary &binary);
+
+// cluster_name of a server, read from its memory; empty if it has none.
+std::string cluster_name(ForeignMemory &memory, const Server &server);
+
+// Fills in backend type, database and user.  False if the process has not set them yet.
+bool read_identity(ForeignMemory &memory, ServerProcess &process);
+
+// A path as /proc gives it, without the mark of a deleted file.
+std::string without_deleted(std::string path);
+
+} // namespace pgmemtrace

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "attach/kernel_maps.h"
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include "pgmemtrace.skel.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+std::size_t page_rounded(std::size_t bytes)
+{
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
+// Array maps pad each value to 8 bytes (kernel/bpf/arraymap.c).
+static_assert(sizeof(pgmt_process) % 8 == 0);
+
+} // namespace
+
+std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
+{
+  auto &m = object.maps;
+  return {m.processes, m.free_slots,      m.contexts, m.events,
+          m.selection, m.selection_epoch, m.losses,   m.tasks};
+}
+
+KernelMaps::~KernelMaps()
+{
+  if (processes_)
+    munmap(processes_, page_rounded(options_.processes * sizeof(pgmt_process)));
+  if (epoch_)
+    munmap(epoch_, page_rounded(sizeof(std::uint64_t)));
+  if (losses_)
+    munmap(const_cast<std::uint64_t *>(losses_), page_rounded(PGMT_LOSSES * sizeof(std::uint64_t)));
+  for (int fd : fds_)
+    if (fd >= 0)
+      close(fd);
+}
+
+Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
+{
+  const auto maps = maps_of(object);
+  for (std::size_t i = 0; created() && i < kMaps; ++i)
+    if (int err = bpf_map__reuse_fd(maps[i], fds_[i]))
+      return Error{std::string("share map ") + bpf_map__name(maps[i]), -err};
+  if (created())
+    return Ok{};
+  int err = bpf_map__set_max_entries(object.maps.processes, options_.processes);
+  err = err ? err : bpf_map__set_max_entries(object.maps.free_slots, options_.processes);
+  err = err ? err : bpf_map__set_max_entries(object.maps.contexts, options_.contexts);
+  err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
+  if (err)
+    return Error{"size the BPF maps", -err};
+  return Ok{};
+}
+
+Result<> KernelMaps::adopt(pgmemtrace_bpf &object)
+{
+  if (created())
+    return Ok{};
+  const auto maps = maps_of(object);
+  for (std::size_t i = 0; i < kMaps; ++i) {
+    fds_[i] = fcntl(bpf_map__fd(maps[i]), F_DUPFD_CLOEXEC, 3);
+    if (fds_[i] < 0)
+      return Error{std::string("keep map ") + bpf_map__name(maps[i]), errno};
+  }
+  const auto map = [&](Map which, std::size_t bytes, int protection) {
+    return mmap(nullptr, page_rounded(bytes), protection, MAP_SHARED, fds_[which], 0);
+  };
+  void *processes =
+      map(kProcesses, options_.processes * sizeof(pgmt_process), PROT_READ | PROT_WRITE);
+  void *epoch = map(kEpoch, sizeof(std::uint64_t), PROT_READ | PROT_WRITE);
+  void *losses = map(kLosses, PGMT_LOSSES * sizeof(std::uint64_t), PROT_READ);
+  processes_ = processes == MAP_FAILED ? nullptr : static_cast<pgmt_process *>(processes);
+  epoch_ = epoch == MAP_FAILED ? nullptr : static_cast<std::uint64_t *>(epoch);
+  losses_ = losses == MAP_FAILED ? nullptr : static_cast<const std::uint64_t *>(losses);
+  if (!processes_ || !epoch_ || !losses_)
+    return Error{"map the BPF arrays into memory", errno};
+
+  for (std::uint32_t slot = 0; slot < options_.processes; ++slot)
+    if (bpf_map_update_elem(fds_[kFreeSlots], nullptr, &slot, BPF_ANY))
+      return Error{"fill the queue of process slots", errno};
+  return Ok{};
+}
+
+std::span<const pgmt_process> KernelMaps::processes() const
+{
+  return {processes_, processes_ ? options_.processes : 0};
+}
+
+std::uint64_t KernelMaps::losses(pgmt_loss reason) const
+{
+  return losses_ ? std::atomic_ref(const_cast<std::uint64_t &>(losses_[reason])).load() : 0;
+}
+
+void KernelMaps::release(std::uint32_t slot)
+{
+  std::memset(&processes_[slot], 0, sizeof(pgmt_process));
+  std::atomic_thread_fence(std::memory_order_release);
+  bpf_map_update_elem(fds_[kFreeSlots], nullptr, &slot, BPF_ANY);
+}
+
+Result<> KernelMaps::select(pid_t pid)
+{
+  const auto key = static_cast<std::uint32_t>(pid);
+  const std::uint32_t value = 1;
+  if (bpf_map_update_elem(fds_[kSelection], &key, &value, BPF_ANY))
+    return Error{"select process " + std::to_string(pid), errno};
+  std::atomic_ref(*epoch_).fetch_add(1);
+  return Ok{};
+}
+
+void KernelMaps::deselect(pid_t pid)
+{
+  const auto key = static_cast<std::uint32_t>(pid);
+  bpf_map_delete_elem(fds_[kSelection], &key);
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// kernel_maps.h - the maps that the BPF objects of all binaries share.
+//
+// One object is loaded per PostgreSQL binary, all of them write to the same maps.  The
+// first one to load creates them; this class keeps them alive after it is gone, and maps
+// the arrays into our memory, so that reading a process's slot costs no system call.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+
+#include <sys/types.h>
+
+#include <pgmemtrace/abi.h>
+
+#include "util/result.h"
+
+struct bpf_map;
+struct pgmemtrace_bpf;
+
+namespace pgmemtrace {
+
+class KernelMaps {
+public:
+  struct Options {
+    std::uint32_t processes = 1024;         // slots; about 2 KiB of kernel memory each
+    std::uint32_t contexts = 65536;         // grows on demand
+    std::uint32_t ring_bytes = 1024 * 1024; // a power of two
+  };
+
+  explicit KernelMaps(Options options) : options_(options) {}
+  ~KernelMaps();
+  KernelMaps(const KernelMaps &) = delete;
+  KernelMaps &operator=(const KernelMaps &) = delete;
+
+  // Before load: sizes the maps of the first object, hands ours to the others.
+  Result<> prepare(pgmemtrace_bpf &object);
+  // After load: keeps the maps of the first object.
+  Result<> adopt(pgmemtrace_bpf &object);
+  bool created() const { return fds_.at(kProcesses) >= 0; }
+
+  std::span<const pgmt_process> processes() const;
+  std::uint64_t losses(pgmt_loss reason) const;
+  int events_fd() const { return fds_[kEvents]; }
+  int contexts_fd() const { return fds_[kContexts]; }
+  const Options &options() const { return options_; }
+
+  // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
+  // were detached: a live one that is probed would go on writing to it.
+  void release(std::uint32_t slot);
+  // With Probes::Options::select_only: admits a process.
+  Result<> select(pid_t pid);
+  void deselect(pid_t pid);
+
+private:
+  enum Map {
+    kProcesses,
+    kFreeSlots,
+    kContexts,
+    kEvents,
+    kSelection,
+    kEpoch,
+    kLosses,
+    kTasks,
+    kMaps
+  };
+  static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);
+
+  Options options_;
+  std::array<int, kMaps> fds_{-1, -1, -1, -1, -1, -1, -1, -1};
+  pgmt_process *processes_ = nullptr;
+  std::uint64_t *epoch_ = nullptr;
+  const std::uint64_t *losses_ = nullptr;
+};
+
+} // namespace pgmemtrace

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// layout.h - where one PostgreSQL major keeps the fields that we read.
+//
+// The source is the BTF blob compiled from bpf/layouts/pgNN.h (or --postgres-btf FILE): the
+// kernel half is relocated against the same blob, so that both halves agree.  What BTF
+// cannot say (node tags, values of enums) is data in layout.cpp, from facts/enums.csv.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "snapshot/snapshot.h"
+#include "util/result.h"
+
+namespace pgmemtrace {
+
+// Offsets in bytes; kAbsent where this major has no such field.
+inline constexpr std::uint32_t kAbsent = ~0u;
+
+struct Layout {
+  int major = 0;
+
+  // MemoryContextData
+  struct {
+    std::uint32_t size, type, mem_allocated, methods, parent, firstchild, prevchild, nextchild,
+        name, ident;
+  } context{};
+  // AllocSetContext; `freelists`: number of elements of `freelist`
+  struct {
+    std::uint32_t size, blocks, freelist, freelists, keeper, freelist_index;
+  } aset{};
+  // AllocBlockData
+  struct {
+    std::uint32_t size, aset, prev, next, freeptr, endptr;
+  } aset_block{};
+  std::uint32_t aset_chunk_header = 0; // bytes before a chunk's payload: 16 up to 15, 8 from 16
+  // Where a free chunk keeps the next one, from its payload, modulo 2^32: -8 up to 15, 0 from 16.
+  // What it points to is a chunk with its header, in every major.
+  std::uint32_t aset_chunk_link = 0;
+  struct {
+    std::uint32_t size, blocks, keeper, freeblock;
+  } generation{};
+  struct {
+    std::uint32_t size, node, blksize, nchunks, nfree, freeptr, endptr, context;
+  } generation_block{};
+  // The three sizes are 8 bytes wide up to 16 and 4 from 17: read 4, no slab is larger.
+  // `freelist` up to 15; `emptyblocks`, `emptyblocks_count` and `blocklist` from 16, the
+  // latter with `blocklists` elements.
+  struct {
+    std::uint32_t size, chunk_size, full_chunk_size, block_size, header_size, chunks_per_block,
+        nblocks, freelist, emptyblocks, emptyblocks_count, blocklist, blocklists;
+  } slab{};
+  struct {
+    std::uint32_t size, node, nfree;
+  } slab_block{};
+  // Bump: from 17, else all kAbsent
+  struct {
+    std::uint32_t size, blocks;
+  } bump{};
+  struct {
+    std::uint32_t size, node, freeptr, endptr;
+  } bump_block{};
+  struct {
+    std::uint32_t database_name, user_name;
+  } port{};
+  // BackgroundWorker: `type` is an array of `type_size` characters
+  struct {
+    std::uint32_t type, type_size;
+  } bgworker{};
+
+  struct {
+    std::uint32_t aset, generation, slab, bump;
+  } tag{};                                // NodeTag values; 0 where absent
+  std::vector<std::string> backend_types; // by value of MyBackendType, pg_stat_activity's words
+
+  ContextType type_of_tag(std::uint32_t tag) const;
+};
+
+// The blob of a major; empty if this build carries none.
+std::span<const std::byte> layout_btf(int major);
+std::vector<int> supported_majors();
+
+// `btf`: a raw BTF blob.  Fails if a struct or field that we need is missing.
+Result<Layout> parse_layout(int major, std::span<const std::byte> btf);
+// The built-in layout of a major, or that of `btf_file` when it is not empty.
+Result<Layout> load_layout(int major, const std::string &btf_file = {});
+
+} // namespace pgmemtrace

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// planner.cpp - the targets, the choice of a site, the count of callers.
+#include "attach/planner.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+
+#include "attach/instruction.h"
+
+namespace pgmemtrace {
+namespace {
+
+struct Target {
+  pgmt_probe probe;
+  const char *name;
+  Level level;
+  const char *function;    // one that every build really calls (facts/pg_internals.md, section 4)
+  unsigned arguments_read; // bit 0: first argument
+};
+constexpr std::array<Target, PGMT_PROBES> kTargets{{
+    {PGMT_PROBE_START, "start", Level::statement, "standard_ExecutorStart", 0b01}, // queryDesc
+    {PGMT_PROBE_END, "end", Level::statement, "standard_ExecutorEnd", 0b01},       // queryDesc
+    {PGMT_PROBE_UTILITY, "utility", Level::statement, "standard_ProcessUtility",
+     0b11}, // pstmt, queryString
+    {PGMT_PROBE_SETTLE, "settle", Level::request, "ReadyForQuery", 0},
+    {PGMT_PROBE_XACT, "xact", Level::request, "AtEOXact_Snapshot", 0b01}, // isCommit
+    {PGMT_PROBE_EXIT, "exit", Level::request, "proc_exit", 0b01},         // code
+}};
+
+// Larger than any function of PostgreSQL; a hostile file may claim anything.
+constexpr std::size_t kMaxFunctionBytes = 1 << 20;
+
+const Target *target_of(pgmt_probe probe)
+{
+  for (const Target &target : kTargets)
+    if (target.probe == probe)
+      return &target;
+  return nullptr;
+}
+
+// Does any direct branch of the function lead behind its entry, up to `site`?
+bool leads_back(Disassembler &disassembler, std::span<const std::byte> function,
+                std::uint64_t entry, std::uint64_t site)
+{
+  std::size_t offset = 0;
+  while (offset < function.size()) {
+    auto instruction = disassembler.decode(function.subspan(offset), entry + offset);
+    if (!instruction) {
+      offset += disassembler.alignment();
+      continue;
+    }
+    if (instruction->target && *instruction->target > entry && *instruction->target <= site)
+      return true;
+    offset += instruction->size;
+  }
+  return false;
+}
+
+std::optional<Instruction> first_emulated(Disassembler &disassembler,
+                                          std::span<const std::byte> function, std::uint64_t entry,
+                                          unsigned arguments_read)
+{
+  std::size_t offset = 0;
+  while (offset < function.size()) {
+    auto instruction = disassembler.decode(function.subspan(offset), entry + offset);
+    if (!instruction || instruction->emulated)
+      return instruction;
+    if (instruction->ends_path || (instruction->arguments_written & arguments_read) != 0)
+      return std::nullopt;
+    offset += instruction->size;
+  }
+  return std::nullopt;
+}
+
+// .eh_frame knows where a function's hot part ends, the symbol may know no size.
+ElfFile::Symbol with_size(const ElfFile &elf, ElfFile::Symbol symbol)
+{
+  if (auto bounds = elf.bounds(symbol.address); bounds && bounds->address == symbol.address)
+    symbol.size = std::max(symbol.size, bounds->size);
+  return symbol;
+}
+
+struct Candidate {
+  const Target *target;
+  ElfFile::Symbol symbol;
+};
+
+std::optional<std::string> add_site(const ElfFile &elf, const Candidate &candidate,
+                                    unsigned callers, Plan &plan)
+{
+  const auto &[target, symbol] = candidate;
+  if (callers == 0)
+    return "nothing in the binary calls it";
+  const auto code =
+      elf.bytes(symbol.address, std::min<std::size_t>(symbol.size, kMaxFunctionBytes));
+  auto placement = place_probe(elf.machine(), code, symbol.address, target->arguments_read);
+  if (!placement)
+    return to_string(placement.error());
+  const std::uint64_t address = symbol.address + placement->displacement;
+  const auto file_offset = elf.file_offset(address);
+  if (!file_offset)
+    return "not in the file";
+  plan.sites.push_back({.probe = target->probe,
+                        .function = target->function,
+                        .address = address,
+                        .file_offset = *file_offset,
+                        .displacement = placement->displacement,
+                        .instruction = placement->instruction,
+                        .emulated = placement->emulated,
+                        .callers = callers});
+  return std::nullopt;
+}
+
+// Tells a direct call or jump by its bytes alone.  Every offset is tried on x86-64: decoding
+// a whole server takes seconds, and data that looks like a call to just one of our few
+// functions is too rare to matter (four bytes would have to agree; for a short jump, which
+// assemblers use between neighbours, two within 128 bytes of the function).
+std::optional<std::uint64_t> x86_64_branch(std::span<const std::byte> code, std::size_t i,
+                                           std::uint64_t address)
+{
+  const auto at = [&](std::size_t k) { return std::to_integer<unsigned>(code[k]); };
+  const std::size_t left = code.size() - i;
+  if (at(i) == 0xeb && left >= 2)
+    return address + i + 2 + static_cast<std::uint64_t>(static_cast<std::int8_t>(at(i + 1)));
+  const bool near_jcc = at(i) == 0x0f && left >= 2 && (at(i + 1) & 0xf0U) == 0x80;
+  if (!near_jcc && at(i) != 0xe8 && at(i) != 0xe9)
+    return std::nullopt;
+  const std::size_t operand = near_jcc ? 2 : 1;
+  std::int32_t relative = 0;
+  if (left < operand + sizeof(relative))
+    return std::nullopt;
+  std::memcpy(&relative, code.data() + i + operand, sizeof(relative));
+  return address + i + operand + sizeof(relative) +
+         static_cast<std::uint64_t>(std::int64_t{relative});
+}
+
+std::optional<std::uint64_t> aarch64_branch(std::span<const std::byte> code, std::size_t i,
+                                            std::uint64_t address)
+{
+  std::uint32_t word = 0;
+  if (code.size() - i < sizeof(word))
+    return std::nullopt;
+  std::memcpy(&word, code.data() + i, sizeof(word));
+  if ((word & 0x7c000000U) != 0x14000000U) // b, bl
+    return std::nullopt;
+  const auto offset = static_cast<std::int32_t>(word << 6) >> 4; // imm26 * 4, sign kept
+  return address + i + static_cast<std::uint64_t>(std::int64_t{offset});
+}
+
+} // namespace
+
+Level level_of(pgmt_probe probe)
+{
+  const Target *target = target_of(probe);
+  return target ? target->level : Level::statement;
+}
+
+std::string_view name_of(pgmt_probe probe)
+{
+  const Target *target = target_of(probe);
+  return target ? target->name : "unknown";
+}
+
+Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byte> function,
+                              std::uint64_t address, unsigned arguments_read)
+{
+  auto disassembler = Disassembler::create(machine);
+  if (!disassembler)
+    return disassembler.error();
+  auto entry = (*disassembler)->decode(function, address);
+  if (!entry)
+    return Error{"the function's first instruction cannot be decoded", 0, {}};
+
+  auto site = first_emulated(**disassembler, function, address, arguments_read);
+  if (site && !leads_back(**disassembler, function, address, site->address))
+    return Placement{static_cast<std::uint32_t>(site->address - address), site->text, true};
+  return Placement{0, entry->text, false};
+}
+
+std::vector<unsigned> count_callers(ElfFile::Machine machine, std::span<const std::byte> code,
+                                    std::uint64_t address,
+                                    std::span<const ElfFile::Symbol> functions)
+{
+  std::vector<unsigned> callers(functions.size());
+  const auto branch = machine == ElfFile::Machine::aarch64 ? aarch64_branch : x86_64_branch;
+  const std::size_t step = machine == ElfFile::Machine::aarch64 ? 4 : 1;
+  for (std::size_t i = 0; i < code.size(); i += step) {
+    const auto target = branch(code, i, address);
+    if (!target)
+      continue;
+    for (std::size_t f = 0; f < functions.size(); f++) {
+      const auto &function = functions[f];
+      const bool inside = address + i - function.address < function.size;
+      if (*target == function.address && !inside)
+        callers[f]++;
+    }
+  }
+  return callers;
+}
+
+Plan plan_probes(const ElfFile &elf)
+{
+  Plan plan;
+  std::vector<Candidate> candidates;
+  for (const Target &target : kTargets) {
+    if (auto symbol = elf.function(target.function))
+      candidates.push_back({&target, with_size(elf, *symbol)});
+    else
+      plan.unplaced.push_back({target.probe, target.function, "no such symbol"});
+  }
+
+  std::vector<ElfFile::Symbol> functions;
+  functions.reserve(candidates.size());
+  for (const Candidate &candidate : candidates)
+    functions.push_back(candidate.symbol);
+  std::vector<unsigned> callers(functions.size());
+  for (const auto &segment : elf.executable_segments()) {
+    const auto found = count_callers(elf.machine(), segment.bytes, segment.address, functions);
+    std::transform(found.begin(), found.end(), callers.begin(), callers.begin(), std::plus<>());
+  }
+
+  for (std::size_t i = 0; i < candidates.size(); i++)
+    if (auto reason = add_site(elf, candidates[i], callers[i], plan))
+      plan.unplaced.push_back(
+          {candidates[i].target->probe, candidates[i].target->function, *reason});
+  return plan;
+}
+
+} // namespace pgmemtrace

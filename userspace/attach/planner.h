@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// planner.h - where a probe goes in this very binary.
+//
+// A uprobe on an instruction that the kernel emulates (push reg, nop, jmp/call rel, jcc)
+// costs 0.6 to 0.9 us, on any other 28 to 33 us here (facts/uprobe_costs.md).  So each
+// function is decoded from its entry, and the probe goes on the first emulated instruction
+//   - that every call reaches: nothing before it jumps, calls or returns;
+//   - that a call reaches once: no branch leads back between the entry and it (direct
+//     branches are checked; a jump table leads to labels behind the first branch);
+//   - before which no argument register that the program reads is written.
+// If there is none, it goes on the entry, and is marked as dear.  What the kernel emulates:
+// instruction.cpp.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <pgmemtrace/abi.h>
+
+#include "attach/elf_file.h"
+#include "snapshot/snapshot.h"
+#include "util/result.h"
+
+namespace pgmemtrace {
+
+struct ProbeSite {
+  pgmt_probe probe = PGMT_PROBE_START;
+  std::string function;
+  std::uint64_t address = 0;      // link-time virtual address of the instruction
+  std::uint64_t file_offset = 0;  // what uprobes take
+  std::uint32_t displacement = 0; // from the function's entry
+  std::string instruction;        // "push rbp"
+  bool emulated = false;          // false: the kernel single-steps it, dear
+  unsigned callers = 0; // direct call and jmp sites outside the function; by pointer not counted
+};
+
+// A probe that cannot be placed, and why: shown by doctor, counted as a loss of coverage.
+struct UnplacedProbe {
+  pgmt_probe probe;
+  std::string function;
+  std::string reason; // "no such symbol", "nothing in the binary calls it"
+};
+
+struct Plan {
+  std::vector<ProbeSite> sites;
+  std::vector<UnplacedProbe> unplaced;
+};
+
+// Level at which a probe is first used: request for settle, xact and exit, statement for the rest.
+Level level_of(pgmt_probe probe);
+std::string_view name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit"
+
+Plan plan_probes(const ElfFile &elf);
+
+// The decision alone, for tests on recorded bytes: offset of the instruction to probe in a
+// function's bytes, given the argument registers (bit 0: first argument) the program reads.
+// An error if the function's first instruction cannot be decoded.
+struct Placement {
+  std::uint32_t displacement = 0;
+  std::string instruction;
+  bool emulated = false;
+};
+Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byte> function,
+                              std::uint64_t address, unsigned arguments_read);
+
+// Direct calls and jumps in `code` that lead to each of `functions` from outside of it.
+std::vector<unsigned> count_callers(ElfFile::Machine machine, std::span<const std::byte> code,
+                                    std::uint64_t address,
+                                    std::span<const ElfFile::Symbol> functions);
+
+} // namespace pgmemtrace

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "attach/probes.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+
+#include "attach/layout.h"
+#include "pgmemtrace.skel.h"
+#include "util/clock.h"
+#include "util/file.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+bpf_program *program_of(pgmemtrace_bpf &object, pgmt_probe probe)
+{
+  switch (probe) {
+  case PGMT_PROBE_START: return object.progs.boundary_start;
+  case PGMT_PROBE_END: return object.progs.boundary_end;
+  case PGMT_PROBE_UTILITY: return object.progs.boundary_util;
+  case PGMT_PROBE_SETTLE: return object.progs.boundary_settle;
+  case PGMT_PROBE_XACT: return object.progs.boundary_xact;
+  case PGMT_PROBE_EXIT: return object.progs.process_exit;
+  case PGMT_PROBES: break;
+  }
+  return nullptr;
+}
+
+// libbpf takes the BTF of the types that we relocate against by path only.
+Result<UniqueFd> layout_file(const Binary &binary, const std::string &postgres_btf)
+{
+  if (!postgres_btf.empty())
+    return UniqueFd();
+  auto blob = layout_btf(binary.major);
+  UniqueFd fd(memfd_create("pgmemtrace-layout", MFD_CLOEXEC));
+  if (!fd)
+    return Error{"create a memory file for the PostgreSQL layout", errno};
+  if (write(fd.get(), blob.data(), blob.size()) != static_cast<ssize_t>(blob.size()))
+    return Error{"write the PostgreSQL layout", errno};
+  return fd;
+}
+
+} // namespace
+
+void Probes::Unlink::operator()(bpf_link *link) const { bpf_link__destroy(link); }
+void Probes::Destroy::operator()(pgmemtrace_bpf *object) const { pgmemtrace_bpf::destroy(object); }
+
+Probes::Probes(std::unique_ptr<pgmemtrace_bpf, Destroy> object, UniqueFd binary, Plan plan,
+               Options options)
+    : object_(std::move(object)), binary_(std::move(binary)),
+      path_(fmt::format("/proc/self/fd/{}", binary_.get())), plan_(std::move(plan)),
+      options_(std::move(options))
+{
+}
+Probes::Probes(Probes &&) noexcept = default;
+Probes::~Probes() = default;
+
+Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, Options options)
+{
+  UniqueFd executable(open(binary.open_path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!executable)
+    return Error{"open " + binary.open_path, errno};
+
+  // Open: parse the object, nothing in the kernel yet.
+  auto layout = layout_file(binary, options.postgres_btf);
+  if (!layout)
+    return layout.error();
+  const std::string btf_path =
+      *layout ? fmt::format("/proc/self/fd/{}", layout->get()) : options.postgres_btf;
+  bpf_object_open_opts open_options{};
+  open_options.sz = sizeof(open_options);
+  open_options.btf_custom_path = btf_path.c_str();
+  std::unique_ptr<pgmemtrace_bpf, Destroy> object(pgmemtrace_bpf::open(&open_options));
+  if (!object)
+    return Error{"open the BPF object", errno};
+
+  // Configure: everything below is frozen by load().
+  auto &knobs = *object->rodata;
+  const auto &globals = binary.globals;
+  knobs.binary_index = options.binary_index;
+  knobs.select_only = options.select_only;
+  knobs.root_variables[PGMT_ROOT_TOP] = globals.top_memory_context;
+  knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
+  knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
+  knobs.root_variables[PGMT_ROOT_XACT] = globals.top_transaction_context;
+  knobs.root_variables[PGMT_ROOT_MESSAGE] = globals.message_context;
+  knobs.cur_transaction_context = globals.cur_transaction_context;
+  if (!options.uprobe_multi)
+    for (int probe = 0; probe < PGMT_PROBES; ++probe)
+      bpf_program__set_expected_attach_type(program_of(*object, static_cast<pgmt_probe>(probe)),
+                                            bpf_attach_type{});
+  if (auto prepared = maps.prepare(*object); !prepared)
+    return prepared.error();
+
+  // Load: the verifier's turn.
+  if (int err = pgmemtrace_bpf::load(object.get()))
+    return Error{"load the BPF programs for " + binary.path, -err,
+                 "`pgmemtrace doctor` says what this kernel lacks"};
+  if (auto adopted = maps.adopt(*object); !adopted)
+    return adopted.error();
+
+  return Probes(std::move(object), std::move(executable), std::move(plan), std::move(options));
+}
+
+Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
+{
+  std::vector<unsigned long> offsets;
+  std::vector<__u64> cookies;
+  for (const auto &site : plan_.sites)
+    if (site.probe == probe) {
+      offsets.push_back(site.file_offset);
+      cookies.push_back(site.address); // ip - cookie is the load bias
+    }
+  if (offsets.empty())
+    return Ok{}; // plan_.unplaced says why; doctor and the metrics show it
+
+  bpf_program *program = program_of(*object_, probe);
+  const auto failed = [&] {
+    return Error{fmt::format("attach the {} probe", name_of(probe)), errno};
+  };
+  if (options_.uprobe_multi) {
+    bpf_uprobe_multi_opts multi{};
+    multi.sz = sizeof(multi);
+    multi.offsets = offsets.data();
+    multi.cookies = cookies.data();
+    multi.cnt = offsets.size();
+    Link link(bpf_program__attach_uprobe_multi(program, pid, path_.c_str(), nullptr, &multi));
+    if (!link)
+      return failed();
+    into.push_back(std::move(link));
+    return Ok{};
+  }
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    bpf_uprobe_opts single{};
+    single.sz = sizeof(single);
+    single.bpf_cookie = cookies[i];
+    Link link(bpf_program__attach_uprobe_opts(program, pid, path_.c_str(), offsets[i], &single));
+    if (!link)
+      return failed();
+    into.push_back(std::move(link));
+  }
+  return Ok{};
+}
+
+Result<> Probes::set_level(Level level)
+{
+  for (int i = 0; i < PGMT_PROBES; ++i) {
+    const auto probe = static_cast<pgmt_probe>(i);
+    if (probe == PGMT_PROBE_XACT)
+      continue; // by pid: attach_transactions()
+    const bool wanted = level >= level_of(probe);
+    if (!wanted)
+      links_.erase(probe);
+    if (!wanted || links_.contains(probe))
+      continue;
+    std::vector<Link> links;
+    const std::vector<pid_t> everyone{-1};
+    for (pid_t pid : options_.only_pids.empty() ? everyone : options_.only_pids)
+      if (auto attached = attach(probe, pid, links); !attached) {
+        if (attached.error().err == ESRCH)
+          continue; // the process is gone; nothing to attach to
+        (void)set_level(level_);
+        return attached.error();
+      }
+    links_.emplace(probe, std::move(links));
+  }
+  if (level == Level::sweep)
+    transaction_links_.clear();
+  if (level < Level::statement)
+    statements_since_ = UINT64_MAX;
+  else if (level_ < Level::statement)
+    statements_since_ = monotonic_ns();
+  level_ = level;
+  return Ok{};
+}
+
+Result<> Probes::attach_transactions(pid_t pid)
+{
+  if (level_ == Level::sweep || transaction_links_.contains(pid))
+    return Ok{};
+  std::vector<Link> links;
+  if (auto attached = attach(PGMT_PROBE_XACT, pid, links); !attached)
+    return attached.error();
+  transaction_links_.emplace(pid, std::move(links));
+  return Ok{};
+}
+
+void Probes::detach_transactions(pid_t pid) { transaction_links_.erase(pid); }
+
+std::size_t Probes::attached_sites(pgmt_probe probe) const
+{
+  if (probe == PGMT_PROBE_XACT)
+    return transaction_links_.size();
+  if (!links_.contains(probe))
+    return 0;
+  std::size_t sites = 0;
+  for (const auto &site : plan_.sites)
+    sites += site.probe == probe;
+  return sites;
+}
+
+double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) const
+{
+  const bool stepped =
+      std::any_of(plan_.sites.begin(), plan_.sites.end(),
+                  [&](const ProbeSite &site) { return site.probe == probe && !site.emulated; });
+  return kColdFactor * (stepped ? calibration.stepped_seconds : calibration.emulated_seconds);
+}
+
+std::size_t Probes::probed_pages() const
+{
+  std::set<std::uint64_t> pages;
+  for (const auto &site : plan_.sites)
+    if (links_.contains(site.probe))
+      pages.insert(site.file_offset / static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
+  return pages.size();
+}
+
+} // namespace pgmemtrace

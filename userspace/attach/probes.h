@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// probes.h - the kernel half of one PostgreSQL binary: loaded, attached, detached.
+//
+// A Probes that exists is loaded and verified; set_level() attaches and detaches.
+// Destroying it detaches everything: uprobe links live as long as their file descriptors,
+// so that even SIGKILL of the daemon leaves no probe behind.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "attach/calibrate.h"
+#include "attach/kernel_maps.h"
+#include "attach/planner.h"
+#include "attach/servers.h"
+#include "snapshot/snapshot.h"
+#include "util/file.h"
+#include "util/result.h"
+
+struct bpf_link;
+struct pgmemtrace_bpf;
+
+namespace pgmemtrace {
+
+class Probes {
+public:
+  struct Options {
+    std::uint32_t binary_index = 0; // pgmt_process.binary
+    bool select_only = false;       // count only processes given to KernelMaps::select()
+    // Attach to these processes alone, and spare all others the traps; empty: to every
+    // process of the binary.
+    std::vector<pid_t> only_pids;
+    bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)
+    std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
+  };
+
+  // Loads, attaches nothing.  Error: the verifier's or the kernel's reason.
+  static Result<Probes> load(const Binary &binary, Plan plan, KernelMaps &maps, Options options);
+  Probes(Probes &&) noexcept;
+  ~Probes();
+
+  // Brings the attached sites to those of `level`.  On an error the level is what level()
+  // says: lower, never half.
+  Result<> set_level(Level level);
+  Level level() const { return level_; }
+
+  // The xact boundary, for one process that never settles (walsender, background worker).
+  Result<> attach_transactions(pid_t pid);
+  void detach_transactions(pid_t pid);
+
+  // CLOCK_MONOTONIC nanoseconds since when every statement is seen; never: UINT64_MAX.
+  std::uint64_t statements_since() const { return statements_since_; }
+
+  const Plan &plan() const { return plan_; }
+  std::size_t attached_sites(pgmt_probe probe) const;
+  // Estimated cost of one hit without its program, in a busy server.
+  double hit_seconds(pgmt_probe probe, const Calibration &calibration) const;
+  // Pages of the binary that carry a breakpoint: each process has a private copy of each.
+  std::size_t probed_pages() const;
+
+private:
+  struct Unlink {
+    void operator()(bpf_link *link) const;
+  };
+  struct Destroy {
+    void operator()(pgmemtrace_bpf *object) const;
+  };
+  using Link = std::unique_ptr<bpf_link, Unlink>;
+
+  Probes(std::unique_ptr<pgmemtrace_bpf, Destroy> object, UniqueFd binary, Plan plan,
+         Options options);
+  Result<> attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into);
+
+  std::unique_ptr<pgmemtrace_bpf, Destroy> object_;
+  UniqueFd binary_;  // keeps the inode at hand when its path or its processes are gone
+  std::string path_; // what the kernel opens to find the inode
+  Plan plan_;
+  Options options_;
+  Level level_ = Level::sweep;
+  std::uint64_t statements_since_ = UINT64_MAX;
+  std::map<pgmt_probe, std::vector<Link>> links_;
+  std::map<pid_t, std::vector<Link>> transaction_links_;
+};
+
+} // namespace pgmemtrace

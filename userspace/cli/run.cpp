@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// run.cpp - `pgmemtrace [run]`: watch, judge, tell.
+#include <chrono>
+#include <csignal>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "attach/calibrate.h"
+#include "attach/kernel_features.h"
+#include "attach/servers.h"
+#include "cli/commands.h"
+#include "cli/privileges.h"
+#include "cli/units.h"
+#include "pipeline.h"
+#include "rules/rule_set.h"
+#include "sinks/console.h"
+#include "sinks/json_lines.h"
+#include "sinks/prometheus.h"
+#include "util/file.h"
+#include "version.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+struct RunOptions {
+  std::string pid;
+  std::string pgdata;
+  std::string level = "statement";
+  std::string interval = "10s";
+  std::string max_overhead = "5%";
+  std::string duration;
+  std::string listen = "127.0.0.1:9752";
+  std::string format = "text";
+  std::string postgres_btf;
+  bool redact = false;
+  std::vector<std::string> disabled_rules;
+  std::vector<std::string> allowed_contexts;
+  std::uint32_t max_processes = 1024;
+  std::size_t max_series = 10'000;
+};
+
+// What the strings above mean; a usage error names the option.
+struct Parsed {
+  Selection selection;
+  Level level = Level::statement;
+  std::chrono::nanoseconds interval{};
+  std::chrono::nanoseconds duration{}; // 0: until a signal
+  double budget = 0;
+  RuleOptions rules;
+};
+
+Result<Parsed> parse(const RunOptions &options)
+{
+  Parsed parsed;
+  if (options.pid.empty() == options.pgdata.empty())
+    return Error{"say what to watch: either --pid or --pgdata", 0,
+                 "--pid all watches every PostgreSQL on this host"};
+  if (options.pid.empty()) {
+    parsed.selection.data_directory = options.pgdata;
+  } else {
+    auto selection = parse_selection(options.pid);
+    if (!selection)
+      return selection.error();
+    parsed.selection = std::move(*selection);
+  }
+  const auto level = level_from_string(options.level);
+  if (!level)
+    return Error{fmt::format("--level {}: no such level", options.level), 0,
+                 "sweep, request or statement"};
+  if (*level > Level::statement)
+    return Error{fmt::format("--level {}: not built yet", options.level), 0,
+                 "sweep, request or statement"};
+  parsed.level = *level;
+  auto interval = parse_duration(options.interval);
+  if (!interval || *interval < std::chrono::milliseconds(100))
+    return Error{fmt::format("--interval {}: not a duration of at least 100ms", options.interval),
+                 0, "a number with ms, s, m or h, such as 10s"};
+  parsed.interval = *interval;
+  if (!options.duration.empty()) {
+    auto duration = parse_duration(options.duration);
+    if (!duration || *duration <= std::chrono::nanoseconds(0))
+      return Error{fmt::format("--duration {}: not a duration", options.duration), 0,
+                   "a number with ms, s, m or h, such as 1m"};
+    parsed.duration = *duration;
+  }
+  auto budget = parse_ratio(options.max_overhead);
+  if (!budget)
+    return Error{
+        fmt::format("--max-overhead {}: neither a percentage nor off", options.max_overhead), 0,
+        "such as 5%, 0.05 or off"};
+  parsed.budget = *budget;
+  parsed.rules.disabled = options.disabled_rules;
+  parsed.rules.allowed_contexts = options.allowed_contexts;
+  if (auto checked = check(parsed.rules); !checked)
+    return checked.error();
+  return parsed;
+}
+
+Result<std::vector<std::unique_ptr<Sink>>> make_sinks(const RunOptions &options,
+                                                      const Parsed &parsed)
+{
+  std::vector<std::unique_ptr<Sink>> sinks;
+  if (options.format == "json")
+    sinks.push_back(std::make_unique<JsonSink>(
+        std::cout, JsonOptions{.redact = options.redact, .status_interval = parsed.interval}));
+  else
+    sinks.push_back(std::make_unique<ConsoleSink>(
+        std::cout, ConsoleOptions{.color = isatty(STDOUT_FILENO) == 1,
+                                  .redact = options.redact,
+                                  .status_interval = parsed.interval}));
+  if (options.listen != "off") {
+    MetricsOptions metrics;
+    metrics.version = PGMT_VERSION;
+    metrics.max_series = options.max_series;
+    for (auto rule : rule_names())
+      metrics.rules.emplace_back(rule);
+    auto prometheus = PrometheusSink::create(options.listen, metrics);
+    if (!prometheus)
+      return prometheus.error();
+    fmt::print(stderr, "metrics on {}\n", (*prometheus)->url());
+    sinks.push_back(std::move(*prometheus));
+  }
+  return sinks;
+}
+
+// SIGINT and SIGTERM as something to poll for.  Blocked before any thread starts, so that
+// every thread inherits it and none is interrupted.
+Result<UniqueFd> termination_signals()
+{
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  UniqueFd fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd)
+    return Error{"wait for signals", errno, {}};
+  return fd;
+}
+
+// Until a signal or the end of the time; false: a signal.
+void loop(Pipeline &pipeline, int signals, std::chrono::nanoseconds duration)
+{
+  const auto end = duration.count() ? std::chrono::steady_clock::now() + duration
+                                    : std::chrono::steady_clock::time_point::max();
+  for (;;) {
+    pipeline.step();
+    const auto left = end - std::chrono::steady_clock::now();
+    if (left <= left.zero())
+      return;
+    pollfd waiting[] = {{signals, POLLIN, 0}, {pipeline.poll_fd(), POLLIN, 0}};
+    const auto pause = std::min<std::chrono::nanoseconds>(left, pipeline.idle_time());
+    poll(waiting, std::size(waiting),
+         static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(pause).count()));
+    if (waiting[0].revents)
+      return;
+  }
+}
+
+// libbpf's own words are for developers: its errors come back as return values.
+int silent(libbpf_print_level, const char *, va_list) { return 0; }
+
+int run(const RunOptions &options)
+{
+  auto parsed = parse(options);
+  if (!parsed) {
+    (void)fail(parsed.error());
+    return kUsage;
+  }
+  libbpf_set_print(silent);
+  auto signals = termination_signals();
+  if (!signals)
+    return fail(signals.error());
+  const auto log = std::make_shared<spdlog::logger>(
+      "pgmemtrace", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  log->set_pattern("%Y-%m-%d %H:%M:%S %l: %v");
+
+  const auto features = detect_kernel_features();
+  if (const auto lacking = missing(features); !lacking.empty() && parsed->level != Level::sweep)
+    return fail(lacking.front());
+  auto servers = ServerList::find(
+      {.selection = parsed->selection, .postgres_btf = options.postgres_btf, .proc = Proc()});
+  if (!servers)
+    return fail(servers.error());
+  auto sinks = make_sinks(options, *parsed);
+  if (!sinks)
+    return fail(sinks.error());
+  Calibration calibration;
+  if (parsed->level != Level::sweep) {
+    auto measured = calibrate();
+    if (!measured)
+      return fail(measured.error());
+    calibration = *measured;
+  }
+
+  const auto warn = [log](const Error &error) {
+    log->warn("{}{}{}", to_string(error), error.hint.empty() ? "" : "; hint: ", error.hint);
+  };
+  auto pipeline =
+      Pipeline::create(std::move(*servers), RuleSet(parsed->rules), std::move(*sinks),
+                       Pipeline::Options{.attachments = {.level = parsed->level,
+                                                         .selection = parsed->selection,
+                                                         .uprobe_multi = features.uprobe_multi,
+                                                         .postgres_btf = options.postgres_btf,
+                                                         .governor = {.budget = parsed->budget}},
+                                         .maps = {.processes = options.max_processes},
+                                         .schedule = {.interval = parsed->interval},
+                                         .sweep_limits = {},
+                                         .calibration = calibration,
+                                         .warn = warn});
+  if (!pipeline)
+    return fail(pipeline.error());
+  // Attaching to servers to come needs what attaching to these needed; nothing else is kept.
+  if (auto dropped = drop_privileges(features.uprobe_multi); !dropped)
+    warn(dropped.error());
+
+  loop(**pipeline, signals->get(), parsed->duration);
+  return kFine;
+}
+
+void add_options(CLI::App &app, RunOptions &options)
+{
+  app.add_option(
+      "--pid", options.pid,
+      "Processes to watch: all, or PID[,PID...]; a postmaster's pid means its whole server");
+  app.add_option("--pgdata", options.pgdata, "Watch the server of this data directory");
+  app.add_option("--level", options.level, "What is probed: sweep, request or statement")
+      ->capture_default_str();
+  app.add_option("--interval", options.interval, "How often every process is swept")
+      ->capture_default_str();
+  app.add_option("--max-overhead", options.max_overhead,
+                 "Fall back to a lower level above this share of the server's CPU time, or off")
+      ->capture_default_str();
+  app.add_option("--duration", options.duration, "End after this time, such as 1m");
+  app.add_option("--listen", options.listen,
+                 "Address of the metrics, HOST:PORT (port 0: any free one), or off")
+      ->capture_default_str();
+  app.add_option("--format", options.format, "What goes to stdout")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--disable-rule", options.disabled_rules, "Rules that stay silent");
+  app.add_option("--allow-context", options.allowed_contexts,
+                 "Contexts that may grow: LIKE patterns on their names");
+  app.add_flag("--redact", options.redact, "Show queries without their literals");
+  app.add_option("--postgres-btf", options.postgres_btf,
+                 "BTF of the server's own build (made by pahole), for builds that differ");
+  app.add_option("--max-processes", options.max_processes, "Processes that can be watched at once")
+      ->check(CLI::Range(16, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--max-series", options.max_series, "Metric series at most")
+      ->capture_default_str();
+}
+
+} // namespace
+
+void add_run_command(CLI::App &app, int &exit_status)
+{
+  auto options = std::make_shared<RunOptions>();
+  auto *command = app.add_subcommand("run", "Watch servers and report what grows (the default)");
+  add_options(app, *options);
+  add_options(*command, *options);
+  app.set_config("--config", "", "Read options from this file, one `name = value` a line");
+  command->fallthrough(); // --config is known to the parent
+  app.final_callback([&app, options, &exit_status, command] {
+    if (app.get_subcommands().empty() || command->parsed())
+      exit_status = run(*options);
+  });
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "collect/kernel_reader.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include "util/clock.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+// Distinct queries kept per process and snapshot; what comes after them is folded into the
+// smallest one's place under an empty text.
+constexpr std::size_t kMaxQueries = 32;
+
+template <std::size_t N> std::string_view text_of(const char (&text)[N])
+{
+  return {text, strnlen(text, N)};
+}
+
+Phase phase_of(std::uint32_t phase)
+{
+  switch (phase) {
+  case PGMT_PHASE_PLAN: return Phase::plan;
+  case PGMT_PHASE_EXECUTE: return Phase::execute;
+  case PGMT_PHASE_UTILITY: return Phase::utility;
+  default: return Phase::idle;
+  }
+}
+
+} // namespace
+
+std::string statement_text(std::string_view query, std::int32_t location, std::int32_t length)
+{
+  if (location > 0)
+    query.remove_prefix(std::min(query.size(), static_cast<std::size_t>(location)));
+  if (length > 0)
+    query = query.substr(0, static_cast<std::size_t>(length));
+  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; };
+  while (!query.empty() && is_space(query.front()))
+    query.remove_prefix(1);
+  while (!query.empty() && (is_space(query.back()) || query.back() == ';'))
+    query.remove_suffix(1);
+  return std::string(query);
+}
+
+void KernelReader::FreeRing::operator()(ring_buffer *ring) const { ring_buffer__free(ring); }
+
+Result<std::unique_ptr<KernelReader>> KernelReader::create(KernelMaps &maps, NameAt name_at)
+{
+  std::unique_ptr<KernelReader> reader(new KernelReader(maps, std::move(name_at)));
+  reader->ring_.reset(ring_buffer__new(maps.events_fd(), on_event, reader.get(), nullptr));
+  if (!reader->ring_)
+    return Error{"read the BPF ring buffer", errno, {}};
+  return reader;
+}
+
+KernelReader::~KernelReader() = default;
+
+int KernelReader::poll_fd() const { return ring_buffer__epoll_fd(ring_.get()); }
+
+void KernelReader::drain() { ring_buffer__consume(ring_.get()); }
+
+int KernelReader::on_event(void *self, void *event, std::size_t size)
+{
+  static_cast<KernelReader *>(self)->take(*static_cast<const pgmt_event_header *>(event), size);
+  return 0;
+}
+
+void KernelReader::take(const pgmt_event_header &event, std::size_t size)
+{
+  const auto pid = static_cast<pid_t>(event.tgid);
+  if (event.slot != PGMT_NO_SLOT)
+    know_slot(pid, event.slot);
+  switch (event.type) {
+  case PGMT_EVENT_PROCESS: new_processes_.push_back(pid); break;
+  case PGMT_EVENT_GROWTH:
+    if (size >= sizeof(pgmt_growth_event))
+      take_growth(reinterpret_cast<const pgmt_growth_event &>(event));
+    break;
+  case PGMT_EVENT_PEAK:
+    if (size >= sizeof(pgmt_peak_event))
+      take_peak(reinterpret_cast<const pgmt_peak_event &>(event));
+    break;
+  default: break; // PGMT_EVENT_EXIT: the slot says so too
+  }
+}
+
+void KernelReader::take_growth(const pgmt_growth_event &event)
+{
+  auto &growth = pending_[static_cast<pid_t>(event.header.tgid)].growth;
+  QueryGrowth seen{.query =
+                       statement_text(text_of(event.query), event.stmt_location, event.stmt_len),
+                   .query_id = event.query_id,
+                   .phase = phase_of(event.header.phase),
+                   .bytes = event.bytes,
+                   .new_contexts = event.new_children,
+                   .occurrences = event.occurrences};
+  if (growth.size() >= kMaxQueries)
+    seen.query.clear();
+  auto same = std::find_if(growth.begin(), growth.end(), [&](const QueryGrowth &known) {
+    return known.query == seen.query && known.query_id == seen.query_id;
+  });
+  if (same == growth.end()) {
+    growth.push_back(std::move(seen));
+    return;
+  }
+  same->bytes += seen.bytes;
+  same->new_contexts += seen.new_contexts;
+  same->occurrences += seen.occurrences;
+}
+
+void KernelReader::take_peak(const pgmt_peak_event &event)
+{
+  const auto pid = static_cast<pid_t>(event.header.tgid);
+  auto &peak = pending_[pid].peak;
+  if (peak && peak->bytes >= event.bytes)
+    return;
+  peak = StatementPeak{
+      .query = statement_text(text_of(event.query), event.stmt_location, event.stmt_len),
+      .query_id = event.query_id,
+      .bytes = event.bytes,
+      .context_bytes = event.context_bytes,
+      .context = name_at_(pid, event.context_name)};
+}
+
+void KernelReader::know_slot(pid_t pid, std::uint32_t slot)
+{
+  const auto slots = maps_.processes();
+  if (slot >= slots.size() || slots[slot].tgid != static_cast<std::uint32_t>(pid))
+    return;
+  auto [known, inserted] = slots_.try_emplace(pid, slot);
+  if (inserted || known->second == slot)
+    return;
+  // The pid was reused before we saw its first owner die.
+  const bool newer = slots[slot].first_hit_ns > slots[known->second].first_hit_ns;
+  release(newer ? known->second : slot);
+  if (newer)
+    known->second = slot;
+}
+
+void KernelReader::release(std::uint32_t slot)
+{
+  const auto gone = totals(maps_.processes()[slot]);
+  for (int probe = 0; probe < PGMT_PROBES; ++probe) {
+    retired_.hits[probe] += gone.hits[probe];
+    retired_.run_seconds[probe] += gone.run_seconds[probe];
+  }
+  retired_.walk_seconds += gone.walk_seconds;
+  maps_.release(slot);
+}
+
+void KernelReader::tidy()
+{
+  const auto slots = maps_.processes();
+  for (std::uint32_t slot = 0; slot < slots.size(); ++slot)
+    if (slots[slot].tgid)
+      know_slot(static_cast<pid_t>(slots[slot].tgid), slot);
+
+  // The walk number of an entry tells how long ago its context was last seen.
+  constexpr std::uint64_t kForgottenAfterWalks = 16;
+  std::vector<pgmt_context_key> stale;
+  contexts_used_ = 0;
+  pgmt_context_key key{}, next{};
+  const pgmt_context_key *from = nullptr;
+  for (std::uint32_t i = 0; i < maps_.options().contexts; ++i) {
+    if (bpf_map_get_next_key(maps_.contexts_fd(), from, &next))
+      break;
+    key = next;
+    from = &key;
+    ++contexts_used_;
+    pgmt_context context{};
+    if (bpf_map_lookup_elem(maps_.contexts_fd(), &key, &context))
+      continue;
+    const auto *process = slot(static_cast<pid_t>(key.tgid));
+    if (!process || context.walk + kForgottenAfterWalks < process->walks)
+      stale.push_back(key);
+  }
+  for (const auto &gone : stale)
+    contexts_used_ -= bpf_map_delete_elem(maps_.contexts_fd(), &gone) == 0;
+}
+
+const pgmt_process *KernelReader::slot(pid_t pid) const
+{
+  const auto known = slots_.find(pid);
+  return known == slots_.end() ? nullptr : &maps_.processes()[known->second];
+}
+
+std::uint64_t KernelReader::growth_bytes(pid_t pid) const
+{
+  std::uint64_t bytes = 0;
+  if (const auto pending = pending_.find(pid); pending != pending_.end())
+    for (const auto &growth : pending->second.growth)
+      bytes += growth.bytes;
+  return bytes;
+}
+
+Activity KernelReader::take_activity(pid_t pid, std::uint64_t current_since)
+{
+  Activity activity;
+  const auto *process = slot(pid);
+  if (!process)
+    return activity;
+  activity.requests = process->requests;
+  activity.statements = process->statements;
+  activity.transactions = process->transactions;
+  for (auto hits : process->hits)
+    activity.hits += hits;
+  const auto busy_since = process->busy_since_ns >= current_since ? process->busy_since_ns : 0;
+  const auto now = monotonic_ns();
+  activity.in_statement = busy_since != 0;
+  if (busy_since && busy_since < now)
+    activity.busy = std::chrono::nanoseconds(now - busy_since);
+  if (busy_since && process->text_request == process->requests + 1) {
+    activity.current_query =
+        statement_text(text_of(process->query), process->stmt_location, process->stmt_len);
+    activity.current_query_id = process->query_id;
+  }
+  if (auto pending = pending_.extract(pid)) {
+    activity.growth = std::move(pending.mapped().growth);
+    activity.peak = std::move(pending.mapped().peak);
+    std::sort(activity.growth.begin(), activity.growth.end(),
+              [](const QueryGrowth &a, const QueryGrowth &b) { return a.bytes > b.bytes; });
+  }
+  return activity;
+}
+
+void KernelReader::forget(pid_t pid)
+{
+  pending_.erase(pid);
+  if (auto known = slots_.extract(pid))
+    release(known.mapped());
+}
+
+std::vector<pid_t> KernelReader::take_new_processes() { return std::exchange(new_processes_, {}); }
+
+KernelReader::Totals KernelReader::totals(const pgmt_process &process)
+{
+  Totals totals;
+  for (int probe = 0; probe < PGMT_PROBES; ++probe) {
+    totals.hits[probe] = process.hits[probe];
+    if (const auto samples = process.run_samples[probe])
+      totals.run_seconds[probe] = 1e-9 * static_cast<double>(process.run_ns[probe]) /
+                                  static_cast<double>(samples) *
+                                  static_cast<double>(process.hits[probe]);
+  }
+  totals.walk_seconds = 1e-9 * static_cast<double>(process.walk_total_ns);
+  return totals;
+}
+
+KernelReader::Totals KernelReader::totals() const
+{
+  Totals sum = retired_;
+  for (const auto &[pid, slot] : slots_) {
+    const auto one = totals(maps_.processes()[slot]);
+    for (int probe = 0; probe < PGMT_PROBES; ++probe) {
+      sum.hits[probe] += one.hits[probe];
+      sum.run_seconds[probe] += one.run_seconds[probe];
+    }
+    sum.walk_seconds += one.walk_seconds;
+  }
+  return sum;
+}
+
+} // namespace pgmemtrace

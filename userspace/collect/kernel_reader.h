@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// kernel_reader.h - what the kernel half saw, as values.
+//
+// Slots are read in place (KernelMaps); the ring buffer brings what is rare.  Events are
+// gathered per process until its next snapshot takes them.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <sys/types.h>
+
+#include <pgmemtrace/abi.h>
+
+#include "attach/kernel_maps.h"
+#include "snapshot/snapshot.h"
+#include "util/result.h"
+
+struct ring_buffer;
+
+namespace pgmemtrace {
+
+// The part of a query string that is one statement: PlannedStmt.stmt_location and stmt_len
+// (PostgreSQL nodes/plannodes.h: -1 or 0 and 0 mean "all of it").
+std::string statement_text(std::string_view query, std::int32_t location, std::int32_t length);
+
+class KernelReader {
+public:
+  // `name_at` reads a context's name in a process: its page may not be mapped yet when the
+  // kernel half looks, so names travel as addresses.
+  using NameAt = std::function<std::string(pid_t, std::uint64_t address)>;
+
+  static Result<std::unique_ptr<KernelReader>> create(KernelMaps &maps, NameAt name_at);
+  ~KernelReader();
+
+  int poll_fd() const; // readable when events wait
+  // Takes all waiting events; never blocks.
+  void drain();
+  // Finds slots whose first event was lost, and entries of the contexts map that nobody
+  // needs any more.  About once per interval.
+  void tidy();
+
+  // The slot of a process, nullptr if it never hit a probe.
+  const pgmt_process *slot(pid_t pid) const;
+  // What its long-lived contexts gained since its last snapshot, as far as events told.
+  std::uint64_t growth_bytes(pid_t pid) const;
+  // Everything since the last call for this process.  `current_since`: CLOCK_MONOTONIC time since
+  // when statements are probed without a gap; what the slot says of a request that began
+  // before is stale.
+  Activity take_activity(pid_t pid, std::uint64_t current_since);
+  // The process is gone: its slot is free again.
+  void forget(pid_t pid);
+
+  // Processes that had their first hit since the last call.
+  std::vector<pid_t> take_new_processes();
+
+  struct Totals {
+    std::uint64_t hits[PGMT_PROBES] = {};
+    double run_seconds[PGMT_PROBES] = {}; // programs, from sampled runs
+    double walk_seconds = 0;
+  };
+  // Of one process; walk time is in `walk_seconds` only.
+  static Totals totals(const pgmt_process &process);
+  // Over all processes, those that are gone included.
+  Totals totals() const;
+
+  std::size_t slots_used() const { return slots_.size(); }
+  std::size_t contexts_used() const { return contexts_used_; }
+
+private:
+  struct Pending {
+    std::vector<QueryGrowth> growth;
+    std::optional<StatementPeak> peak;
+  };
+
+  KernelReader(KernelMaps &maps, NameAt name_at) : maps_(maps), name_at_(std::move(name_at)) {}
+  static int on_event(void *self, void *event, std::size_t size);
+  void take(const pgmt_event_header &event, std::size_t size);
+  void take_growth(const pgmt_growth_event &event);
+  void take_peak(const pgmt_peak_event &event);
+  void know_slot(pid_t pid, std::uint32_t slot);
+  void release(std::uint32_t slot);
+
+  struct FreeRing {
+    void operator()(ring_buffer *ring) const;
+  };
+
+  KernelMaps &maps_;
+  NameAt name_at_;
+  std::unique_ptr<ring_buffer, FreeRing> ring_;
+  std::unordered_map<pid_t, std::uint32_t> slots_;
+  std::unordered_map<pid_t, Pending> pending_;
+  std::vector<pid_t> new_processes_;
+  Totals retired_; // of processes that are gone
+  std::size_t contexts_used_ = 0;
+};
+
+} // namespace pgmemtrace

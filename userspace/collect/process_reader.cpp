@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// process_reader.cpp - /proc and a few globals.
+#include "collect/process_reader.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <unistd.h>
+
+namespace pgmemtrace {
+
+namespace {
+
+constexpr std::size_t kIdentifier = 63; // NAMEDATALEN - 1
+constexpr std::uint64_t kJitGrowth = 1 << 20;
+
+// An int global and a double one, where this build exports them.
+struct Globals {
+  std::int32_t work_mem = 0; // kB
+  std::int32_t backend_type = -1;
+  double hash_mem_multiplier = 1;
+};
+
+// What a hash may use; other nodes keep to work_mem itself, but a limit is what rules want.
+std::uint64_t work_mem_bytes(const Globals &globals)
+{
+  const double multiplier = globals.hash_mem_multiplier;
+  if (globals.work_mem <= 0 || !std::isfinite(multiplier) || multiplier < 1 || multiplier > 1000)
+    return 0;
+  return static_cast<std::uint64_t>(static_cast<double>(globals.work_mem) * 1024 * multiplier);
+}
+
+} // namespace
+
+ProcessReader::ProcessReader(const ServerProcess &process, Proc proc)
+    : identity_(process.identity), binary_(process.binary), load_bias_(process.load_bias),
+      proc_(std::move(proc)), memory_(process.identity.id.pid)
+{
+}
+
+void ProcessReader::read(ProcessSnapshot &snapshot, std::uint64_t probed_pages)
+{
+  const pid_t pid = identity_.id.pid;
+  if (const auto memory = proc_.memory(pid)) {
+    const std::uint64_t own = memory->anon_bytes + memory->swap_bytes;
+    const std::uint64_t probed =
+        probed_pages * static_cast<std::uint64_t>(std::max(sysconf(_SC_PAGESIZE), 0L));
+    snapshot.private_bytes = own - std::min(own, probed);
+    look_for_jit(snapshot.private_bytes);
+  }
+  if (const auto stat = proc_.stat(pid))
+    snapshot.cpu_ticks = stat->cpu_ticks;
+  read_globals(snapshot);
+  snapshot.jit_loaded = jit_loaded_;
+  complete_identity(snapshot.process);
+}
+
+void ProcessReader::read_globals(ProcessSnapshot &snapshot)
+{
+  Globals globals;
+  std::array pieces{
+      ForeignMemory::Piece{.address = binary_->globals.work_mem + load_bias_,
+                           .into = std::as_writable_bytes(std::span(&globals.work_mem, 1))},
+      ForeignMemory::Piece{.address = binary_->globals.hash_mem_multiplier + load_bias_,
+                           .into =
+                               std::as_writable_bytes(std::span(&globals.hash_mem_multiplier, 1))},
+      ForeignMemory::Piece{.address = binary_->globals.my_backend_type + load_bias_,
+                           .into = std::as_writable_bytes(std::span(&globals.backend_type, 1))}};
+  if (!memory_.read(pieces))
+    return;
+  if (binary_->globals.work_mem != 0 && pieces[0].ok)
+    snapshot.work_mem_bytes = work_mem_bytes(globals);
+  const auto &types = binary_->layout.backend_types;
+  const auto type = static_cast<std::size_t>(globals.backend_type);
+  if (identity_.backend_type.empty() && binary_->globals.my_backend_type != 0 && pieces[2].ok &&
+      globals.backend_type >= 0 && type < types.size())
+    identity_.backend_type = types[type];
+  if (identity_.database.empty() || identity_.user.empty())
+    read_port();
+}
+
+// The caller may know more by now: what it says stands.
+void ProcessReader::complete_identity(ProcessIdentity &identity) const
+{
+  if (identity.id != identity_.id) {
+    identity = identity_;
+    return;
+  }
+  if (identity.backend_type.empty())
+    identity.backend_type = identity_.backend_type;
+  if (identity.database.empty())
+    identity.database = identity_.database;
+  if (identity.user.empty())
+    identity.user = identity_.user;
+}
+
+// Client backends and walsenders only; the names are there once authentication is over.
+void ProcessReader::read_port()
+{
+  const std::uint64_t variable = binary_->globals.my_proc_port;
+  if (variable == 0)
+    return;
+  const auto port = memory_.read_value<std::uint64_t>(variable + load_bias_);
+  if (!port || *port == 0)
+    return;
+  const auto name_at = [&](std::uint32_t offset) -> std::string {
+    const auto pointer = memory_.read_value<std::uint64_t>(*port + offset);
+    return pointer && *pointer != 0 ? memory_.read_string(*pointer, kIdentifier).value_or("")
+                                    : std::string();
+  };
+  if (identity_.database.empty())
+    identity_.database = name_at(binary_->layout.port.database_name);
+  if (identity_.user.empty())
+    identity_.user = name_at(binary_->layout.port.user_name);
+}
+
+void ProcessReader::look_for_jit(std::uint64_t private_bytes)
+{
+  if (jit_loaded_ || (looked_for_jit_ && private_bytes <= private_bytes_then_ + kJitGrowth))
+    return;
+  const auto maps = proc_.maps(identity_.id.pid);
+  if (!maps)
+    return;
+  looked_for_jit_ = true;
+  private_bytes_then_ = private_bytes;
+  jit_loaded_ = std::ranges::any_of(*maps, [](const Proc::Mapping &mapping) {
+    return mapping.path.find("llvmjit") != std::string::npos;
+  });
+}
+
+void read_process(const ServerProcess &process, const Proc &proc, ProcessSnapshot &snapshot,
+                  std::uint64_t probed_pages)
+{
+  ProcessReader(process, proc).read(snapshot, probed_pages);
+}
+
+} // namespace pgmemtrace

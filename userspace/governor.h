@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// governor.h - keeps the cost of our probes within what the user allows.
+//
+// A uprobe cannot be sampled away: the trap is paid before any program runs.  So the only
+// way to cost less is to probe less: statement -> request -> sweep.  The governor is a pure
+// state machine, one per binary; the pipeline measures and acts.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "snapshot/snapshot.h"
+
+namespace pgmemtrace {
+
+class Governor {
+public:
+  using Time = std::chrono::steady_clock::time_point;
+  using Duration = std::chrono::steady_clock::duration;
+
+  struct Options {
+    Level wanted = Level::statement;
+    double budget = 0.05; // of the server's CPU time; 0: off, never falls
+    // A server that works less than this in a period is judged as if it had worked that much: a
+    // share of next to nothing hurts nobody.
+    double least_cpu_seconds = 0.05;
+    Duration first_hold = std::chrono::seconds(10); // at a lower level before climbing back
+    Duration longest_hold = std::chrono::minutes(10);
+  };
+
+  Governor(Options options) : options_(options), level_(options.wanted), hold_(options.first_hold)
+  {
+  }
+
+  struct Period {
+    double probe_seconds = 0; // hits x cost per hit + run time of the programs
+    double cpu_seconds = 0;   // CPU time of the server's processes
+  };
+  // One period was measured.  Returns the level to switch to, if another one.
+  // A period above the budget falls one level; a level is held at least `first_hold`, and
+  // twice as long after each climb that had to be taken back.
+  std::optional<Level> judge(const Period &period, Time now);
+
+  Level level() const { return level_; }
+  double ratio() const { return ratio_; } // of the last period
+  double ratio_of(const Period &period) const;
+
+private:
+  Options options_;
+  Level level_;
+  double ratio_ = 0;
+  Duration hold_;
+  Time changed_{};
+  Time climbed_{};
+};
+
+} // namespace pgmemtrace

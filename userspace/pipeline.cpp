@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "pipeline.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+namespace pgmemtrace {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kNewcomerPause = 50ms; // looking at /proc because the kernel half saw a new one
+constexpr int kLookShare = 2000;      // looking at /proc otherwise: 1/2000 of the time, and
+constexpr auto kLookAtLeast = 100ms;  // not more often than that,
+constexpr auto kLookAtMost = 2s;      // nor less often
+constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
+constexpr auto kTick = 50ms;          // look at the slots of working processes
+constexpr auto kGovernEvery = 1s;
+constexpr auto kExactShare = 200;      // exact passes: 1/200 of the time, and
+constexpr auto kExactEvery = 2s;       // exact pass over what changed
+constexpr auto kWriteAtMostEvery = 1s; // unless there is a violation to tell
+
+std::chrono::nanoseconds thread_cpu()
+{
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+double seconds(std::chrono::nanoseconds duration)
+{
+  return std::chrono::duration<double>(duration).count();
+}
+
+// What is worth a point more on a curve: a tenth, and not a trifle.
+bool grew(std::uint64_t before, std::uint64_t after)
+{
+  constexpr std::uint64_t kTrifle = 65536;
+  return after > before + std::max(kTrifle, before / 10);
+}
+
+SweepSchedule::Found compare(const ProcessSnapshot &before, const ProcessSnapshot &after)
+{
+  if (grew(used_bytes(before), used_bytes(after)) ||
+      grew(before.private_bytes, after.private_bytes))
+    return SweepSchedule::Found::growth;
+  const bool same = before.contexts.size() == after.contexts.size() &&
+                    used_bytes(before) == used_bytes(after) &&
+                    total_bytes(before) == total_bytes(after);
+  return same ? SweepSchedule::Found::the_same : SweepSchedule::Found::a_change;
+}
+
+// Until the next look into /proc, given what this one took.
+std::chrono::nanoseconds pause_after(std::chrono::nanoseconds cost)
+{
+  return std::clamp<std::chrono::nanoseconds>(cost * kLookShare, kLookAtLeast, kLookAtMost);
+}
+
+// A context's name for events of the kernel half, which hand over its address.
+std::string name_at(pid_t pid, std::uint64_t address)
+{
+  constexpr std::size_t kLongestName = 64;
+  ForeignMemory memory(pid);
+  return memory.read_string(address, kLongestName).value_or("");
+}
+
+} // namespace
+
+Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet rules,
+                                                   std::vector<std::unique_ptr<Sink>> sinks,
+                                                   Options options)
+{
+  std::unique_ptr<Pipeline> pipeline(
+      new Pipeline(std::move(servers), std::move(rules), std::move(sinks), std::move(options)));
+  ServerList::Changes all;
+  for (const auto &[id, process] : pipeline->servers_.processes())
+    all.appeared.push_back(id);
+  const auto errors = pipeline->attachments_.follow(pipeline->servers_, all);
+  const bool probes_wanted = pipeline->options_.attachments.level != Level::sweep;
+  if (probes_wanted && pipeline->attachments_.all().empty() && !errors.empty())
+    return errors.front();
+  for (const auto &error : errors)
+    pipeline->options_.warn(error);
+  const auto now = std::chrono::steady_clock::now();
+  pipeline->apply(all, now);
+  pipeline->followed_ = now;
+  return pipeline;
+}
+
+Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_ptr<Sink>> sinks,
+                   Options options)
+    : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
+      attachments_(maps_, options_.attachments), schedule_(options_.schedule),
+      rules_(std::move(rules)), sinks_(std::move(sinks))
+{
+}
+
+Pipeline::~Pipeline() = default;
+
+void Pipeline::step()
+{
+  const auto now = std::chrono::steady_clock::now();
+
+  follow_servers(now); // attach: who came, who went
+  if (reader_)
+    reader_->drain(); // collect: what the kernel half saw ...
+  notice_activity(now);
+  const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
+  dirty_ |= swept;
+  news_ |= swept;
+  govern(now); // what our probes cost, and whether that is allowed
+
+  const auto pause = std::min<Duration>(kWriteAtMostEvery, options_.schedule.interval);
+  const bool due =
+      (dirty_ && now - written_ >= pause) || now - written_ >= options_.schedule.interval;
+  if (!news_ && !due)
+    return;
+  news_ = false;
+  auto snapshot = assemble();
+  const auto changes = rules_.apply(snapshot); // rules: snapshots -> violations
+  if (changes.empty() && !due)
+    return;
+  written_ = now;
+  dirty_ = false;
+  snapshot.health = health();
+  write(snapshot, changes); // sinks
+}
+
+void Pipeline::write(const Snapshot &snapshot, std::span<const Violation> changes)
+{
+  const auto active = rules_.active();
+  for (auto &sink : sinks_)
+    if (auto written = sink->write(snapshot, changes, active); !written)
+      options_.warn(written.error()); // one broken sink never stops the rest
+}
+
+int Pipeline::poll_fd() const { return reader_ ? reader_->poll_fd() : -1; }
+
+std::chrono::milliseconds Pipeline::idle_time() const { return working_ ? kTick : kIdleTick; }
+
+// ---- attach -----------------------------------------------------------------
+
+void Pipeline::follow_servers(Time now)
+{
+  const bool newcomers = reader_ && !reader_->take_new_processes().empty();
+  newcomers_ |= newcomers;
+  if (now < follow_after_ && !(newcomers_ && now - followed_ >= kNewcomerPause))
+    return;
+  followed_ = now;
+  newcomers_ = false;
+  const auto began = thread_cpu();
+  const auto changes = servers_.refresh();
+  follow_after_ = now + pause_after(thread_cpu() - began);
+  for (const auto &error : attachments_.follow(servers_, changes))
+    options_.warn(error);
+  for (const auto &refused : changes.refused)
+    options_.warn(refused);
+  apply(changes, now);
+}
+
+void Pipeline::apply(const ServerList::Changes &changes, Time now)
+{
+  if (!reader_ && maps_.created()) {
+    auto reader = KernelReader::create(maps_, name_at);
+    if (reader)
+      reader_ = std::move(*reader);
+    else
+      options_.warn(reader.error());
+  }
+  news_ |= !changes.vanished.empty();
+  for (const auto &gone : changes.vanished) {
+    if (const auto found = watched_.find(gone); found != watched_.end()) {
+      sweep_stats_ += found->second.sweeper.stats();
+      watched_.erase(found);
+    }
+    schedule_.remove(gone);
+    if (reader_)
+      reader_->forget(gone.pid);
+  }
+  for (const auto &id : changes.appeared) {
+    const auto *process = servers_.find_process(id.pid);
+    if (!process)
+      continue;
+    watched_.try_emplace(id, Watched{.binary = process->binary,
+                                     .sweeper = Sweeper(*process, options_.sweep_limits),
+                                     .reader = ProcessReader(*process, Proc())});
+    schedule_.add(id, now);
+  }
+}
+
+// ---- collect ----------------------------------------------------------------
+
+// Does the kernel half see this process now?
+bool Pipeline::probed(const Watched &watched) const
+{
+  const auto *attachment = reader_ ? attachments_.find(watched.binary) : nullptr;
+  return attachment && attachment->probes.level() > Level::sweep;
+}
+
+// Who works is swept sooner.  With probes the slots say so; without them, used CPU time.
+void Pipeline::notice_activity(Time now)
+{
+  const bool look_at_cpu = now >= look_after_;
+  working_ = false;
+  const auto began = thread_cpu();
+  if (reader_ && now - tidied_ >= options_.schedule.interval) {
+    tidied_ = now;
+    reader_->tidy();
+  }
+  for (auto &[id, watched] : watched_) {
+    const auto *slot = probed(watched) ? reader_->slot(id.pid) : nullptr;
+    if (slot && slot->hits[PGMT_PROBE_SETTLE]) {
+      const auto boundaries = slot->requests + slot->statements + slot->transactions;
+      if (boundaries != watched.boundaries || slot->busy_since_ns) {
+        schedule_.active(id);
+        working_ = true;
+      }
+      watched.boundaries = boundaries;
+      if (const auto bytes = reader_->growth_bytes(id.pid); bytes && watched.last) {
+        const auto used = used_bytes(*watched.last);
+        if (grew(used, used + bytes))
+          schedule_.growing(id);
+      }
+      continue;
+    }
+    if (!look_at_cpu || !watched.last)
+      continue;
+    if (const auto stat = Proc().stat(id.pid); stat && stat->cpu_ticks != watched.last->cpu_ticks)
+      schedule_.active(id);
+  }
+  if (look_at_cpu)
+    look_after_ = now + pause_after(thread_cpu() - began);
+}
+
+bool Pipeline::sweep_due(Time now)
+{
+  const auto began = thread_cpu();
+  bool any = false;
+  for (const auto &id : schedule_.due(now)) {
+    const auto *process = servers_.find_process(id.pid);
+    const auto watched = watched_.find(id);
+    if (!process || watched == watched_.end())
+      continue;
+    sweep(*process, watched->second, now);
+    any = true;
+  }
+  if (any)
+    sweep_seconds_ = seconds(thread_cpu() - began);
+  return any;
+}
+
+void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
+{
+  const auto began = thread_cpu();
+  const bool first = !watched.last;
+  const bool exact = first || now >= watched.exact_after;
+  auto tree = watched.sweeper.sweep(first ? Pass::exact : exact ? Pass::changed : Pass::header);
+
+  if (!tree) {
+    // Gone, or not a context tree yet: the next look at /proc tells.
+    schedule_.swept(process.identity.id, now, thread_cpu() - began, SweepSchedule::Found::the_same);
+    return;
+  }
+  auto snapshot = std::make_shared<ProcessSnapshot>();
+  snapshot->process = process.identity;
+  snapshot->taken_at = Clock::now();
+  snapshot->first = first;
+  snapshot->contexts = std::move(tree->contexts);
+  snapshot->complete = tree->complete;
+  snapshot->incomplete_reason = std::move(tree->incomplete_reason);
+  const auto *attachment = attachments_.find(process.binary);
+  watched.reader.read(*snapshot, attachment ? attachment->probes.probed_pages() : 0);
+  if (reader_)
+    snapshot->activity = reader_->take_activity(
+        process.identity.id.pid, attachment ? attachment->probes.statements_since() : UINT64_MAX);
+
+  const auto found = first ? SweepSchedule::Found::a_change : compare(*watched.last, *snapshot);
+  watched.last = std::move(snapshot);
+  const auto cost = thread_cpu() - began;
+  if (exact)
+    watched.exact_after = now + std::max<Duration>(kExactEvery, cost * kExactShare);
+  else
+    watched.header_cost = cost;
+  // Exact passes have a share of their own: the schedule plans with what the usual one costs.
+  schedule_.swept(process.identity.id, now,
+                  exact && watched.header_cost.count() ? watched.header_cost : cost, found);
+}
+
+// ---- govern -----------------------------------------------------------------
+
+// What the probes cost one process since the last look, and what CPU time it used.
+Governor::Period Pipeline::measure(const ServerProcess &process, Watched &watched) const
+{
+  Governor::Period period;
+  const auto *slot = reader_->slot(process.identity.id.pid);
+  const auto *attachment = attachments_.find(process.binary);
+  if (!slot || !attachment)
+    return period;
+  const auto totals = KernelReader::totals(*slot);
+  const bool hit = !watched.measured || !std::equal(totals.hits, totals.hits + PGMT_PROBES,
+                                                    watched.measured->totals.hits);
+  if (!hit)
+    return period; // spares idle processes the look into /proc
+  const auto stat = Proc().stat(process.identity.id.pid);
+  if (!stat)
+    return period;
+  if (watched.measured) {
+    const auto &before = *watched.measured;
+    for (int probe = 0; probe < PGMT_PROBES; ++probe) {
+      const double hits = static_cast<double>(totals.hits[probe] - before.totals.hits[probe]);
+      period.probe_seconds += hits * attachment->probes.hit_seconds(static_cast<pgmt_probe>(probe),
+                                                                    options_.calibration);
+      // An estimate from samples: it may fall when a later sample was quicker.
+      period.probe_seconds +=
+          std::max(0.0, totals.run_seconds[probe] - before.totals.run_seconds[probe]);
+    }
+    period.probe_seconds += totals.walk_seconds - before.totals.walk_seconds;
+    period.cpu_seconds = static_cast<double>(stat->cpu_ticks - before.cpu_ticks) /
+                         static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
+  watched.measured = Watched::Measured{.totals = totals, .cpu_ticks = stat->cpu_ticks};
+  return period;
+}
+
+void Pipeline::govern(Time now)
+{
+  if (!reader_ || now - governed_ < kGovernEvery)
+    return;
+  governed_ = now;
+  periods_.clear();
+  for (auto &[id, watched] : watched_)
+    if (const auto *process = servers_.find_process(id.pid)) {
+      const auto period = measure(*process, watched);
+      auto &server = periods_[process->identity.postmaster];
+      server.probe_seconds += period.probe_seconds;
+      server.cpu_seconds += period.cpu_seconds;
+    }
+
+  for (const auto &binary : servers_.binaries()) {
+    auto *attachment = attachments_.find(binary.get());
+    if (!attachment)
+      continue;
+    // Servers of one binary share its breakpoints: the dearest decides.
+    Governor::Period dearest;
+    for (const auto &[postmaster, server] : servers_.servers()) {
+      const auto &period = periods_[postmaster];
+      if (server.binary == binary.get() &&
+          attachment->governor.ratio_of(period) > attachment->governor.ratio_of(dearest))
+        dearest = period;
+    }
+    if (const auto level = attachment->governor.judge(dearest, now))
+      if (auto done = attachment->probes.set_level(*level); !done)
+        options_.warn(done.error());
+  }
+}
+
+// ---- snapshot ---------------------------------------------------------------
+
+Snapshot Pipeline::assemble() const
+{
+  Snapshot snapshot{.taken_at = Clock::now()};
+  for (const auto &[postmaster, server] : servers_.servers()) {
+    ServerStatus status{.postmaster = postmaster,
+                        .instance = server.instance,
+                        .data_directory = server.data_directory,
+                        .binary = server.binary->path,
+                        .version = server.binary->version,
+                        .major = server.binary->major,
+                        .port = server.port,
+                        .wanted_level = options_.attachments.level};
+    if (const auto *attachment = attachments_.find(server.binary)) {
+      status.level = attachment->probes.level();
+      if (const auto period = periods_.find(postmaster); period != periods_.end()) {
+        status.cpu_seconds = period->second.cpu_seconds;
+        status.overhead_ratio = attachment->governor.ratio_of(period->second);
+      }
+    }
+    snapshot.servers.push_back(std::move(status));
+  }
+  for (const auto &[id, watched] : watched_)
+    if (watched.last)
+      snapshot.processes.push_back(watched.last);
+  return snapshot;
+}
+
+Health Pipeline::health() const
+{
+  Health health{.overhead_budget_ratio = options_.attachments.governor.budget,
+                .sweep_seconds = sweep_seconds_,
+                .calibrated_hit_seconds = options_.calibration.emulated_seconds * kColdFactor};
+  auto stats = sweep_stats_;
+  for (const auto &[id, watched] : watched_)
+    stats += watched.sweeper.stats();
+  health.sweeps = stats.sweeps;
+  health.incomplete_snapshots = stats.incomplete;
+  health.read_errors["sweep"] = stats.read_errors;
+  for (int i = 0; i < PGMT_PROBES; ++i) {
+    const auto probe = static_cast<pgmt_probe>(i);
+    auto &sites = health.probes_attached[std::string(name_of(probe))];
+    for (const auto &[binary, attachment] : attachments_.all())
+      sites += attachment.probes.attached_sites(probe);
+  }
+  if (!reader_)
+    return health;
+
+  const auto totals = reader_->totals();
+  for (int i = 0; i < PGMT_PROBES; ++i) {
+    const std::string probe(name_of(static_cast<pgmt_probe>(i)));
+    health.probe_hits[probe] = totals.hits[i];
+    health.program_run_seconds[probe] = totals.run_seconds[i];
+  }
+  health.program_run_seconds["walk"] = totals.walk_seconds;
+  health.events_lost = {{"ring_full", maps_.losses(PGMT_LOSS_RING_FULL)},
+                        {"processes_full", maps_.losses(PGMT_LOSS_SLOTS_FULL)},
+                        {"task_storage", maps_.losses(PGMT_LOSS_TASK_STORAGE)},
+                        {"contexts_full", maps_.losses(PGMT_LOSS_CONTEXTS_FULL)},
+                        {"walk_bound", maps_.losses(PGMT_LOSS_WALK_BOUND)}};
+  health.read_errors["root"] = maps_.losses(PGMT_LOSS_READ_ROOT);
+  health.read_errors["walk"] = maps_.losses(PGMT_LOSS_READ_WALK);
+  health.read_errors["text"] = maps_.losses(PGMT_LOSS_READ_TEXT);
+  health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
+  health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};
+  return health;
+}
+
+} // namespace pgmemtrace

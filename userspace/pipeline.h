@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// pipeline.h - the stages, in the order of the data: attach, collect, snapshot, rules, sinks.
+//
+// step() is the whole program; read it first.  One thread, one loop: the only lock is in the
+// Prometheus sink, whose scrapes come from another thread.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "attach/attachments.h"
+#include "attach/calibrate.h"
+#include "attach/kernel_maps.h"
+#include "attach/servers.h"
+#include "collect/kernel_reader.h"
+#include "collect/process_reader.h"
+#include "collect/sweep.h"
+#include "collect/sweep_schedule.h"
+#include "rules/rule_set.h"
+#include "sinks/sink.h"
+#include "snapshot/snapshot.h"
+#include "util/result.h"
+
+namespace pgmemtrace {
+
+class Pipeline {
+public:
+  struct Options {
+    Attachments::Options attachments;
+    KernelMaps::Options maps;
+    SweepSchedule::Options schedule;
+    SweepLimits sweep_limits;
+    Calibration calibration;
+    std::function<void(const Error &)> warn; // what does not end the run
+  };
+
+  // Attaches to everything that `servers` found and takes the baseline with the first step().
+  // Error: no probe could be attached at all, and the level asks for one.
+  static Result<std::unique_ptr<Pipeline>> create(ServerList servers, RuleSet rules,
+                                                  std::vector<std::unique_ptr<Sink>> sinks,
+                                                  Options options);
+  ~Pipeline();
+
+  void step();
+
+  // How long to wait before the next step() unless poll_fd() becomes readable.
+  std::chrono::milliseconds idle_time() const;
+  int poll_fd() const; // -1 at level sweep
+
+private:
+  using Time = std::chrono::steady_clock::time_point;
+  using Duration = std::chrono::steady_clock::duration;
+
+  struct Watched {
+    const Binary *binary;
+    Sweeper sweeper;
+    ProcessReader reader;
+    std::shared_ptr<const ProcessSnapshot> last;
+    Time exact_after{};           // the next exact pass
+    Duration header_cost{};       // CPU time of the last pass that was none
+    std::uint64_t boundaries = 0; // requests + statements when last looked
+    // When the governor last looked; nothing while it never did.
+    struct Measured {
+      KernelReader::Totals totals;
+      std::uint64_t cpu_ticks = 0;
+    };
+    std::optional<Measured> measured;
+  };
+
+  Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_ptr<Sink>> sinks,
+           Options options);
+
+  void follow_servers(Time now);
+  void apply(const ServerList::Changes &changes, Time now);
+  void notice_activity(Time now);
+  bool probed(const Watched &watched) const;
+  bool sweep_due(Time now);
+  void sweep(const ServerProcess &process, Watched &watched, Time now);
+  void govern(Time now);
+  Governor::Period measure(const ServerProcess &process, Watched &watched) const;
+  Snapshot assemble() const;
+  Health health() const;
+  void write(const Snapshot &snapshot, std::span<const Violation> changes);
+
+  Options options_;
+  ServerList servers_;
+  KernelMaps maps_;
+  Attachments attachments_;
+  std::unique_ptr<KernelReader> reader_; // null at level sweep
+  SweepSchedule schedule_;
+  RuleSet rules_;
+  std::vector<std::unique_ptr<Sink>> sinks_;
+
+  std::map<ProcessId, Watched> watched_;
+  SweepStats sweep_stats_; // of processes that are gone
+  double sweep_seconds_ = 0;
+  std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
+  Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{};
+  bool newcomers_ = false; // the kernel half saw processes that we do not know yet
+  bool dirty_ = false;     // something was swept since the last write
+  bool news_ = true;       // ... or came, or went, since the rules last looked
+  bool working_ = false;   // some process was, when we last looked
+};
+
+} // namespace pgmemtrace

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// violation.h - one positive answer of a rule, as every sink shows it.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "snapshot/snapshot.h"
+
+namespace pgmemtrace {
+
+enum class Severity : std::uint8_t { info, warning, error };
+std::string_view to_string(Severity severity); // "INFO", "WARNING", "ERROR"
+
+// raised: new.  updated: it grew by half or its severity rose.  cleared: it no longer holds,
+// or its process ended.
+enum class ViolationState : std::uint8_t { raised, updated, cleared };
+std::string_view to_string(ViolationState state);
+
+// The keys of the JSON line, DESIGN.md section 8.  Empty and nullopt print as null.
+struct Violation {
+  ViolationState state = ViolationState::raised;
+  Clock::time_point time;
+  ProcessIdentity process;
+  std::string rule; // Rule::name()
+  Severity severity = Severity::info;
+  std::string context; // name of the context; empty for memory outside the contexts
+  std::string path;    // "TopMemoryContext/CacheMemoryContext"
+  std::optional<std::string> ident;
+  std::optional<Phase> phase;
+  std::uint64_t before_bytes = 0;
+  std::uint64_t after_bytes = 0;
+  std::int64_t delta_bytes = 0;
+  std::string shape;             // linear | superlinear | step | peak; empty if not judged
+  std::uint64_t occurrences = 0; // contexts, statements or points it was seen at
+  std::optional<std::uint64_t> query_id;
+  std::string query;  // first 1,024 bytes
+  std::string stack;  // level block and above
+  std::string module; // the .so that asked, when known
+  std::string detail; // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
+  std::string advice; // one sentence from the knowledge table
+};
+
+// What makes two findings the same one: process, rule, path.  A peak goes by the name of
+// its context instead: the kernel half, which sees most of them, knows no path.
+struct ViolationKey {
+  ProcessId process;
+  std::string rule;
+  std::string path;
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 trips over a defaulted <=>
+  auto operator<=>(const ViolationKey &) const = default;
+};
+ViolationKey key_of(const Violation &violation);
+
+} // namespace pgmemtrace

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// file.h - a file descriptor with one owner.
+#pragma once
+
+#include <utility>
+
+#include <unistd.h>
+
+namespace pgmemtrace {
+
+class UniqueFd {
+public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  UniqueFd(UniqueFd &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  UniqueFd &operator=(UniqueFd &&other) noexcept
+  {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~UniqueFd()
+  {
+    if (fd_ >= 0)
+      close(fd_);
+  }
+
+  explicit operator bool() const { return fd_ >= 0; }
+  int get() const { return fd_; }
+
+private:
+  int fd_ = -1;
+};
+
+} // namespace pgmemtrace
