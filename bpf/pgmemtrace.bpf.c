@@ -69,11 +69,10 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 cur_transaction_context = 0;
 
-const volatile __u64 compare_every_ns = 50 * 1000;	/* within a request */
-const volatile __u64 text_every_ns = 50 * 1000;		/* when nobody grows */
+const volatile __u64 detail_every_ns = 1000 * 1000;	/* when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000; /* per process */
 const volatile __u64 baseline_every_ns = 1000000000;	/* walks outside statements */
-const volatile __u64 walk_share = 200;			/* a walk may take 1/200 of the time */
+const volatile __u64 walk_share = 1000;			/* a walk may take 1/1000 of the time */
 const volatile __u64 walk_min_bytes = 64 * 1024;	/* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	/* statements worth an event */
 
@@ -239,22 +238,24 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx)
 	return admit(ctx, task);
 }
 
-/* Begins a program: counts the hit, returns the time. */
-static __always_inline __u64 begin(struct pgmt_process *p, __u32 probe)
+/* Begins a program: whose hit, counted, and when.  NULL: not ours. */
+static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 probe, __u64 *now)
 {
-	__u64 now = bpf_ktime_get_ns();
+	struct pgmt_process *p = process_of(ctx);
 
+	if (!p)
+		return NULL;
+	*now = bpf_ktime_get_ns();
 	p->hits[probe]++;
-	p->walked_before_ns = p->walk_total_ns;
-	return now;
+	return p;
 }
 
 /* Ends a program: one run in 64 is timed, for the governor; walks are timed on their own. */
 static __always_inline void finish(struct pgmt_process *p, __u32 probe, __u64 began)
 {
-	if (p->hits[probe] & 63)
+	if (p->hits[probe] & 63 || p->walked_ns >= began)
 		return;
-	p->run_ns[probe] += bpf_ktime_get_ns() - began - (p->walk_total_ns - p->walked_before_ns);
+	p->run_ns[probe] += bpf_ktime_get_ns() - began;
 	p->run_samples[probe]++;
 }
 
@@ -510,17 +511,10 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 
 /* ---- query text ---- */
 
-/* Hot statements are captured now and then, growing ones every time. */
-static __always_inline bool text_due(struct pgmt_process *p, __u64 now)
-{
-	return p->text_wanted || now - p->text_ns > text_every_ns;
-}
-
-static __noinline void capture_text(struct pgmt_process *p, __u64 now, __u64 planned, __u64 text)
+static __noinline void capture_text(struct pgmt_process *p, __u64 planned, __u64 text)
 {
 	if (!p)
 		return;
-	p->text_ns = now;
 	p->text_request = p->requests + 1; /* 0 is never */
 	p->query_id = read_word(planned + FIELD(PlannedStmt, queryId));
 	bpf_probe_read_user(&p->stmt_location, sizeof(p->stmt_location),
@@ -533,7 +527,23 @@ static __noinline void capture_text(struct pgmt_process *p, __u64 now, __u64 pla
 	}
 }
 
+static __always_inline void capture_query(struct pgmt_process *p, __u64 query_desc)
+{
+	capture_text(p, read_word(query_desc + FIELD(QueryDesc, plannedstmt)),
+		     read_word(query_desc + FIELD(QueryDesc, sourceText)));
+}
+
 /* ---- events ---- */
+
+static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt_process *p,
+					__u32 type, __u32 phase, __u64 now)
+{
+	e->type = type;
+	e->tgid = p->tgid;
+	e->time_ns = now;
+	e->phase = phase;
+	e->slot = p->slot;
+}
 
 /* What both kinds of event say of the statement. */
 #define COPY_STATEMENT(e, p)                                                                       \
@@ -561,11 +571,7 @@ static __noinline void send_growth(struct pgmt_process *p, __u64 now)
 		lose(PGMT_LOSS_RING_FULL);
 		return;
 	}
-	e->header.type = PGMT_EVENT_GROWTH;
-	e->header.tgid = p->tgid;
-	e->header.time_ns = now;
-	e->header.phase = p->phase;
-	e->header.slot = p->slot;
+	fill_header(&e->header, p, PGMT_EVENT_GROWTH, p->growth_phase, now);
 	e->bytes = p->growth_bytes;
 	e->occurrences = p->grown_requests;
 	e->new_children = p->new_children;
@@ -588,11 +594,7 @@ static __noinline void send_peak(struct pgmt_process *p, __u64 now)
 		lose(PGMT_LOSS_RING_FULL);
 		return;
 	}
-	e->header.type = PGMT_EVENT_PEAK;
-	e->header.tgid = p->tgid;
-	e->header.time_ns = now;
-	e->header.phase = p->phase;
-	e->header.slot = p->slot;
+	fill_header(&e->header, p, PGMT_EVENT_PEAK, p->phase, now);
 	e->bytes = p->walk_bytes - p->baseline_bytes;
 	e->context = p->walk.largest;
 	e->context_name = p->walk.largest_name;
@@ -604,9 +606,11 @@ static __noinline void send_peak(struct pgmt_process *p, __u64 now)
 
 /* ---- boundaries ---- */
 
-static __always_inline bool wide_due(struct pgmt_process *p, __u64 now)
+/* Notes that the long-lived contexts have grown, and in which phase. */
+static __always_inline void note_growth(struct pgmt_process *p)
 {
-	return now - p->wide_ns > compare_every_ns;
+	p->growth_phase = p->phase;
+	p->pending_growth = 1;
 }
 
 /* A request or a stretch of background work is over: errors get here too. */
@@ -621,7 +625,7 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	settle_children(p, PGMT_ROOT_CACHE);
 	if (!p->in_transaction)
 		p->roots[PGMT_ROOT_XACT].context = 0;
-	if (wide_due(p, now)) {
+	if (now - p->wide_ns > detail_every_ns) {
 		p->wide_ns = now;
 		p->changes += compare_lasting(p, PGMT_ROOT_ERROR);
 		if (p->in_transaction)
@@ -629,14 +633,16 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 		if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
 			walk(p, now, true);
 	}
-	if (p->growth_bytes != before || p->pending_growth) {
+	if (p->growth_bytes != before && !p->pending_growth)
+		note_growth(p);
+	if (p->pending_growth) {
 		p->grown_requests++;
-		p->text_wanted = 64;
+		p->detail_wanted = 64;
 		p->pending_growth = 0;
 		if (now - p->event_ns > event_every_ns)
 			send_growth(p, now);
-	} else if (p->text_wanted) {
-		p->text_wanted--;
+	} else if (p->detail_wanted) {
+		p->detail_wanted--;
 	}
 	p->busy_since_ns = 0;
 	p->query_desc = 0;
@@ -644,17 +650,23 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	p->phase = PGMT_PHASE_IDLE;
 }
 
-/* Within a request: growth so far belongs to the phase that ends here. */
-static __always_inline void within_request(struct pgmt_process *p, __u64 now)
+/*
+ * Within a request: growth so far belongs to the phase that ends here.  Growing processes
+ * are looked at each time, others now and then: settle finds what is missed here.
+ */
+static __always_inline bool detail_due(struct pgmt_process *p, __u64 now)
+{
+	return p->detail_wanted || now - p->detail_ns > detail_every_ns;
+}
+
+static __always_inline void look_closely(struct pgmt_process *p, __u64 now)
 {
 	__u64 before = p->growth_bytes;
 
-	if (!wide_due(p, now))
-		return;
-	p->wide_ns = now;
+	p->detail_ns = now;
 	compare_lasting_roots(p);
 	if (p->growth_bytes != before)
-		p->pending_growth = 1;
+		note_growth(p);
 }
 
 /*
@@ -670,33 +682,35 @@ static __always_inline bool nested(struct pgmt_process *p, struct pt_regs *ctx)
 	       (p->phase == PGMT_PHASE_UTILITY && PT_REGS_SP(ctx) + DEEPER_BYTES < p->utility_sp);
 }
 
-static __always_inline void statement_began(struct pgmt_process *p, __u64 now)
+/* Returns whether its text is wanted. */
+static __always_inline bool statement_began(struct pgmt_process *p, __u64 now)
 {
+	bool detail = detail_due(p, now);
+
 	if (!p->busy_since_ns)
 		p->busy_since_ns = now;
 	p->statements++;
-	p->phase = PGMT_PHASE_PLAN;
-	within_request(p, now);
+	p->phase = PGMT_PHASE_PLAN; /* what came before execution */
+	if (detail)
+		look_closely(p, now);
 	if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
 		walk(p, now, true);
+	return detail;
 }
 
 SEC("uprobe.multi")
 int boundary_start(struct pt_regs *ctx)
 {
-	struct pgmt_process *p = process_of(ctx);
-	__u64 now, query;
+	struct pgmt_process *p;
+	__u64 now;
 
+	p = begin(ctx, PGMT_PROBE_START, &now);
 	if (!p)
 		return 0;
-	now = begin(p, PGMT_PROBE_START);
 	if (!nested(p, ctx)) {
-		query = PT_REGS_PARM1(ctx);
-		p->query_desc = query;
-		if (text_due(p, now))
-			capture_text(p, now, read_word(query + FIELD(QueryDesc, plannedstmt)),
-				     read_word(query + FIELD(QueryDesc, sourceText)));
-		statement_began(p, now);
+		if (statement_began(p, now))
+			capture_query(p, PT_REGS_PARM1(ctx));
+		p->query_desc = PT_REGS_PARM1(ctx);
 		p->phase = PGMT_PHASE_EXECUTE;
 	}
 	p->nesting++;
@@ -707,22 +721,28 @@ int boundary_start(struct pt_regs *ctx)
 SEC("uprobe.multi")
 int boundary_end(struct pt_regs *ctx)
 {
-	struct pgmt_process *p = process_of(ctx);
+	struct pgmt_process *p;
+	bool outer;
 	__u64 now;
 
+	p = begin(ctx, PGMT_PROBE_END, &now);
 	if (!p)
 		return 0;
-	now = begin(p, PGMT_PROBE_END);
+	/* Cursors interleave and errors skip ends: the QueryDesc tells the statement's own. */
+	outer = p->query_desc == PT_REGS_PARM1(ctx);
 	/* All memory of the statement is still there: the one moment to see its peak. */
 	if (affordable(p, now)) {
 		walk(p, now, false);
 		if (p->baseline_ns && p->walk_bytes > p->baseline_bytes + peak_min_bytes &&
-		    now - p->peak_event_ns > event_every_ns)
+		    now - p->peak_event_ns > event_every_ns) {
+			if (outer)
+				capture_query(p, p->query_desc);
 			send_peak(p, now);
+		}
 	}
-	/* Cursors interleave and errors skip ends: the QueryDesc tells the statement's own. */
-	if (p->query_desc == PT_REGS_PARM1(ctx)) {
-		within_request(p, now);
+	if (outer) {
+		if (detail_due(p, now))
+			look_closely(p, now);
 		p->query_desc = 0;
 		p->nesting = 0;
 	} else if (p->nesting) {
@@ -735,18 +755,20 @@ int boundary_end(struct pt_regs *ctx)
 SEC("uprobe.multi")
 int boundary_util(struct pt_regs *ctx)
 {
-	struct pgmt_process *p = process_of(ctx);
+	struct pgmt_process *p;
 	__u64 now;
 
+	p = begin(ctx, PGMT_PROBE_UTILITY, &now);
 	if (!p)
 		return 0;
-	now = begin(p, PGMT_PROBE_UTILITY);
 	if (!nested(p, ctx)) {
-		if (text_due(p, now))
-			capture_text(p, now, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
-		statement_began(p, now);
-		p->phase = PGMT_PHASE_UTILITY;
+		if (statement_began(p, now))
+			capture_text(p, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+		p->query_desc = 0;
+		p->utility_stmt = PT_REGS_PARM1(ctx);
+		p->utility_text = PT_REGS_PARM2(ctx);
 		p->utility_sp = PT_REGS_SP(ctx);
+		p->phase = PGMT_PHASE_UTILITY;
 	}
 	finish(p, PGMT_PROBE_UTILITY, now);
 	return 0;
@@ -755,12 +777,12 @@ int boundary_util(struct pt_regs *ctx)
 SEC("uprobe.multi")
 int boundary_settle(struct pt_regs *ctx)
 {
-	struct pgmt_process *p = process_of(ctx);
+	struct pgmt_process *p;
 	__u64 now;
 
+	p = begin(ctx, PGMT_PROBE_SETTLE, &now);
 	if (!p)
 		return 0;
-	now = begin(p, PGMT_PROBE_SETTLE);
 	settled(p, now);
 	p->requests++;
 	finish(p, PGMT_PROBE_SETTLE, now);
@@ -771,12 +793,12 @@ int boundary_settle(struct pt_regs *ctx)
 SEC("uprobe.multi")
 int boundary_xact(struct pt_regs *ctx)
 {
-	struct pgmt_process *p = process_of(ctx);
+	struct pgmt_process *p;
 	__u64 now;
 
+	p = begin(ctx, PGMT_PROBE_XACT, &now);
 	if (!p)
 		return 0;
-	now = begin(p, PGMT_PROBE_XACT);
 	settled(p, now);
 	p->transactions++;
 	finish(p, PGMT_PROBE_XACT, now);
@@ -787,12 +809,12 @@ int boundary_xact(struct pt_regs *ctx)
 SEC("uprobe.multi")
 int process_exit(struct pt_regs *ctx)
 {
-	struct pgmt_process *p = process_of(ctx);
+	struct pgmt_process *p;
 	__u64 now;
 
+	p = begin(ctx, PGMT_PROBE_EXIT, &now);
 	if (!p)
 		return 0;
-	now = begin(p, PGMT_PROBE_EXIT);
 	compare_lasting_roots(p);
 	walk(p, now, false);
 	p->exited = 1;

@@ -276,9 +276,13 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
   snapshot->incomplete_reason = std::move(tree->incomplete_reason);
   const auto *attachment = attachments_.find(process.binary);
   watched.reader.read(*snapshot, attachment ? attachment->probes.probed_pages() : 0);
-  if (reader_)
+  if (reader_) {
+    const auto pid = process.identity.id.pid;
     snapshot->activity = reader_->take_activity(
-        process.identity.id.pid, attachment ? attachment->probes.statements_since() : UINT64_MAX);
+        pid, attachment ? attachment->probes.statements_since() : UINT64_MAX);
+    if (const auto *slot = reader_->slot(pid); slot && snapshot->activity.in_statement)
+      watched.reader.read_statement(*slot, snapshot->activity);
+  }
 
   const auto found = first ? SweepSchedule::Found::a_change : compare(*watched.last, *snapshot);
   watched.last = std::move(snapshot);

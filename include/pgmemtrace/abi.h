@@ -39,7 +39,6 @@ enum pgmt_root {
 	PGMT_ROOT_CACHE,   /* CacheMemoryContext */
 	PGMT_ROOT_ERROR,   /* ErrorContext */
 	PGMT_ROOT_XACT,	   /* TopTransactionContext, while CurTransactionContext is set */
-	PGMT_ROOT_MESSAGE, /* MessageContext: emptied before settle */
 	PGMT_ROOTS,
 };
 
@@ -107,68 +106,81 @@ struct pgmt_walk {
 	struct pgmt_context value;
 };
 
-/* One watched process.  Written by the process itself, read by the daemon. */
+/*
+ * One watched process.  Written by the process itself, read by the daemon.
+ *
+ * What every boundary touches comes first: on a busy server these lines are cold at each
+ * hit, and each costs as much as the program itself.
+ */
 struct pgmt_process {
+	/* line 1: who it is, what is counted */
 	__u32 tgid;	 /* 0: free slot; as the initial pid namespace sees it */
 	__u32 binary;	 /* which loaded object owns it: hits through others are ignored */
 	__u64 load_bias; /* runtime address - link-time address of the executable */
-	__u64 first_hit_ns;
 	__u64 hits[PGMT_PROBES];
-	__u64 requests;	    /* settles */
-	__u64 statements;   /* top-level executor starts and utilities */
-	__u64 transactions; /* xact boundaries */
-	__u64 changes;	    /* boundaries at which a root context had changed */
 
-	/* now */
+	/* line 2: the request that runs, and when each dearer look was last taken */
 	__u64 busy_since_ns; /* first boundary after a settle; 0: idle */
-	__u64 query_desc;    /* of the top-level statement that runs; 0: none */
-	__u64 utility_sp;    /* stack pointer at the top-level utility statement */
+	__u64 query_desc;    /* QueryDesc of the top-level statement that runs; 0: none */
 	__u32 nesting;
-	__u32 phase; /* enum pgmt_phase */
+	__u32 phase;	  /* enum pgmt_phase */
+	__u64 statements; /* top-level executor starts and utilities */
+	__u64 detail_ns;  /* when text and roots were last looked at within a request */
+	__u64 walked_ns;  /* end of the last walk */
+	__u64 walk_cost_ns; /* what it took */
+	__u64 baseline_ns;  /* when the last walk outside a statement ended */
+
+	/* line 3: what settle touches besides */
+	__u64 requests; /* settles */
+	__u64 changes;	/* boundaries at which a root context had changed */
+	__u64 wide_ns;	/* when settle last compared more than Top and Cache */
+	__u64 detail_wanted; /* look closely at this many more requests, hot or not */
+	__u64 growth_bytes;  /* of Top, Cache and their new children; only gains are summed */
+	__u32 pending_growth; /* growth was seen earlier in this request ... */
+	__u32 growth_phase;   /* ... in this phase */
 	__u32 in_transaction;
 	__u32 exited;
-	__u32 slot; /* its own index in the array */
-	__u32 pad;
+	__u64 walk_total_ns; /* what all walks took */
 
-	/* the last comparison, and growth not yet handed over in an event */
 	struct pgmt_root_state roots[PGMT_ROOTS];
-	__u64 wide_ns;	      /* when more than the settle's minimum was last compared */
-	__u64 pending_growth; /* growth was seen earlier in this request */
-	__u64 event_ns;	      /* when the last growth event was sent */
-	__u64 growth_bytes;   /* of Top, Cache and their new children; only gains are summed */
-	__u64 new_children;
-	__u64 grown_requests; /* requests with growth since the last growth event */
 
-	/* budgeted full walks */
-	__u64 walked_ns;	/* end of the last walk */
-	__u64 walk_cost_ns;	/* what it took */
-	__u64 walk_total_ns;	/* what all took */
-	__u64 walked_before_ns; /* walk_total_ns when the running program began */
+	/* the top-level utility statement that runs */
+	__u64 utility_sp;   /* stack pointer at its start */
+	__u64 utility_stmt; /* its PlannedStmt */
+	__u64 utility_text; /* the query string that it is part of */
+
+	/* growth not yet handed over in an event */
+	__u64 event_ns; /* when the last growth event was sent */
+	__u64 new_children;
+	__u64 grown_requests; /* requests with growth since then */
+
 	__u64 walks;
 	__u64 walk_contexts;  /* contexts in the last walk */
 	__u64 walk_bytes;     /* sum of mem_allocated in the last walk */
 	__u64 baseline_bytes; /* walk_bytes of the last walk outside a statement */
-	__u64 baseline_ns;    /* its time */
 	__u64 peak_event_ns;  /* when the last peak event was sent */
+
+	__u64 transactions; /* xact boundaries */
+	__u64 first_hit_ns;
+	__u32 slot; /* its own index in the array */
+
+	/* text of the last top-level statement that was captured */
+	__s32 stmt_location; /* -1 or 0: whole text */
+	__s32 stmt_len;	     /* 0: to its end */
+	__u32 pad;
+	__u64 text_request; /* value of `requests` then, plus one; 0: never */
+	__u64 query_id;
+	char query[PGMT_QUERY_LEN];
 
 	/* sampled run time of the programs in this process, walks not included */
 	__u64 run_ns[PGMT_PROBES];
 	__u64 run_samples[PGMT_PROBES];
 
-	/* text of the last top-level statement that was captured */
-	__u64 text_ns;	    /* when; 0: never */
-	__u64 text_request; /* value of `requests` then: is it this request's? */
-	__u64 text_wanted;  /* capture the text of this many more requests, hot or not */
-	__u64 query_id;
-	__s32 stmt_location; /* -1 or 0: whole text */
-	__s32 stmt_len;	     /* 0: to its end */
-	char query[PGMT_QUERY_LEN];
-
 	/* private to the kernel half: uprobe programs may be preempted, so scratch space is
 	 * per process, never per CPU */
 	struct pgmt_walk walk;
 	__u64 scratch[16];
-};
+} __attribute__((aligned(64)));
 
 enum pgmt_event_type {
 	PGMT_EVENT_PROCESS = 1, /* a process had its first hit: struct pgmt_event_header only */
@@ -181,7 +193,7 @@ struct pgmt_event_header {
 	__u32 type; /* enum pgmt_event_type */
 	__u32 tgid;
 	__u64 time_ns; /* bpf_ktime_get_ns(): CLOCK_MONOTONIC */
-	__u32 phase;   /* enum pgmt_phase */
+	__u32 phase;   /* enum pgmt_phase; of growth: where it was seen */
 	__u32 slot;    /* of the process; PGMT_NO_SLOT: it was refused */
 };
 
@@ -211,14 +223,21 @@ struct pgmt_peak_event {
 
 #ifdef __cplusplus
 #define PGMT_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#define PGMT_ASSERT_OFFSET(type, field, bytes)                                                     \
+	static_assert(__builtin_offsetof(type, field) == (bytes), #field)
 #else
 #define PGMT_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
+#define PGMT_ASSERT_OFFSET(type, field, bytes)                                                     \
+	_Static_assert(__builtin_offsetof(type, field) == (bytes), #field)
 #endif
 
 PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
 PGMT_ASSERT_SIZE(struct pgmt_context, 56);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
+PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 64);
+PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 128);
+PGMT_ASSERT_OFFSET(struct pgmt_process, roots, 192);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);
 

@@ -13,6 +13,7 @@
 #include "attach/probes.h"
 #include "attach/servers.h"
 #include "collect/kernel_reader.h"
+#include "collect/process_reader.h"
 #include "collect/sweep.h"
 #include "support/runtime_test.h"
 
@@ -54,7 +55,13 @@ public:
   {
     reader_->drain();
     reader_->tidy();
-    return reader_->take_activity(session.backend_pid(), probes_->statements_since());
+    auto activity = reader_->take_activity(session.backend_pid(), probes_->statements_since());
+    servers_->refresh();
+    const auto *process = servers_->find_process(session.backend_pid());
+    const auto *slot = reader_->slot(session.backend_pid());
+    if (process && slot && activity.in_statement)
+      ProcessReader(*process, Proc()).read_statement(*slot, activity);
+    return activity;
   }
   const pgmt_process *slot(const Session &session)
   {

@@ -160,11 +160,9 @@ TEST_P(EveryMajor, is_laid_out_as_the_server)
   const auto types = blob_of(expected.major);
   ASSERT_TRUE(types);
   EXPECT_EQ((std::array{layout.port.database_name, layout.port.user_name,
-                        offset_of(*types, "PlannedStmt", "queryId"),
-                        offset_of(*types, "PlannedStmt", "stmt_location"),
-                        offset_of(*types, "PlannedStmt", "stmt_len"),
-                        offset_of(*types, "QueryDesc", "plannedstmt"),
-                        offset_of(*types, "QueryDesc", "sourceText"),
+                        layout.planned_stmt.query_id, layout.planned_stmt.location,
+                        layout.planned_stmt.length, layout.query_desc.planned_stmt,
+                        layout.query_desc.source_text,
                         offset_of(*types, "QueryDesc", "estate")}),
             expected.statement);
 }

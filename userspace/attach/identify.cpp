@@ -51,7 +51,6 @@ Binary::Globals globals_of(const ElfFile &elf)
   Binary::Globals globals{};
   globals.top_memory_context = at("TopMemoryContext");
   globals.cache_memory_context = at("CacheMemoryContext");
-  globals.message_context = at("MessageContext");
   globals.top_transaction_context = at("TopTransactionContext");
   globals.cur_transaction_context = at("CurTransactionContext");
   globals.error_context = at("ErrorContext");

@@ -307,6 +307,15 @@ void read_identity(Layout &layout, const btf &types, std::string &missing)
   layout.bgworker = {worker.at("bgw_type", 1), worker.elements("bgw_type")};
 }
 
+void read_statement(Layout &layout, const btf &types, std::string &missing)
+{
+  const Struct query(types, "QueryDesc", Need::required, missing);
+  layout.query_desc = {query.at("plannedstmt", kPointer), query.at("sourceText", kPointer)};
+  const Struct planned(types, "PlannedStmt", Need::required, missing);
+  layout.planned_stmt = {planned.at("queryId", kPointer), planned.at("stmt_location", kInt),
+                         planned.at("stmt_len", kInt)};
+}
+
 Result<Layout> layout_from(int major, const btf &types)
 {
   const MajorFacts *facts = facts_of(major);
@@ -326,6 +335,7 @@ Result<Layout> layout_from(int major, const btf &types)
   read_slab(layout, types, missing);
   read_bump(layout, types, missing);
   read_identity(layout, types, missing);
+  read_statement(layout, types, missing);
   if (!missing.empty())
     return Error{"read the memory layout: the BTF has no " + missing, 0,
                  "make it from the debug information of this very server, with pahole"};

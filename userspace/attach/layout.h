@@ -67,6 +67,13 @@ struct Layout {
   struct {
     std::uint32_t database_name, user_name;
   } port{};
+  // QueryDesc, and PlannedStmt: `query_id` is 8 bytes wide, the other two 4 and signed
+  struct {
+    std::uint32_t planned_stmt, source_text;
+  } query_desc{};
+  struct {
+    std::uint32_t query_id, location, length;
+  } planned_stmt{};
   // BackgroundWorker: `type` is an array of `type_size` characters
   struct {
     std::uint32_t type, type_size;

@@ -92,7 +92,6 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
   knobs.root_variables[PGMT_ROOT_XACT] = globals.top_transaction_context;
-  knobs.root_variables[PGMT_ROOT_MESSAGE] = globals.message_context;
   knobs.cur_transaction_context = globals.cur_transaction_context;
   if (!options.uprobe_multi)
     for (int probe = 0; probe < PGMT_PROBES; ++probe)

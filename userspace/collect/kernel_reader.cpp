@@ -104,7 +104,8 @@ void KernelReader::take_growth(const pgmt_growth_event &event)
   if (growth.size() >= kMaxQueries)
     seen.query.clear();
   auto same = std::find_if(growth.begin(), growth.end(), [&](const QueryGrowth &known) {
-    return known.query == seen.query && known.query_id == seen.query_id;
+    return known.query == seen.query && known.query_id == seen.query_id &&
+           known.phase == seen.phase;
   });
   if (same == growth.end()) {
     growth.push_back(std::move(seen));
@@ -216,11 +217,6 @@ Activity KernelReader::take_activity(pid_t pid, std::uint64_t current_since)
   activity.in_statement = busy_since != 0;
   if (busy_since && busy_since < now)
     activity.busy = std::chrono::nanoseconds(now - busy_since);
-  if (busy_since && process->text_request == process->requests + 1) {
-    activity.current_query =
-        statement_text(text_of(process->query), process->stmt_location, process->stmt_len);
-    activity.current_query_id = process->query_id;
-  }
   if (auto pending = pending_.extract(pid)) {
     activity.growth = std::move(pending.mapped().growth);
     activity.peak = std::move(pending.mapped().peak);

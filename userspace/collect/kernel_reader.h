@@ -52,7 +52,7 @@ public:
   std::uint64_t growth_bytes(pid_t pid) const;
   // Everything since the last call for this process.  `current_since`: CLOCK_MONOTONIC time since
   // when statements are probed without a gap; what the slot says of a request that began
-  // before is stale.
+  // before is stale.  The text of the statement that runs is ProcessReader's to read.
   Activity take_activity(pid_t pid, std::uint64_t current_since);
   // The process is gone: its slot is free again.
   void forget(pid_t pid);

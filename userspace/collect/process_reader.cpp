@@ -10,12 +10,15 @@
 
 #include <unistd.h>
 
+#include "collect/kernel_reader.h"
+
 namespace pgmemtrace {
 
 namespace {
 
 constexpr std::size_t kIdentifier = 63; // NAMEDATALEN - 1
 constexpr std::uint64_t kJitGrowth = 1 << 20;
+constexpr std::int32_t kLongestText = 1 << 30; // of one query string: MaxAllocSize
 
 // An int global and a double one, where this build exports them.
 struct Globals {
@@ -80,6 +83,36 @@ void ProcessReader::read_globals(ProcessSnapshot &snapshot)
     identity_.backend_type = types[type];
   if (identity_.database.empty() || identity_.user.empty())
     read_port();
+}
+
+void ProcessReader::read_statement(const pgmt_process &slot, Activity &activity)
+{
+  const auto statement = slot.statements;
+  const auto phase = slot.phase;
+  std::uint64_t planned = 0;
+  std::uint64_t text = 0;
+  if (phase == PGMT_PHASE_EXECUTE && slot.query_desc != 0) {
+    const auto &fields = binary_->layout.query_desc;
+    planned = memory_.read_value<std::uint64_t>(slot.query_desc + fields.planned_stmt).value_or(0);
+    text = memory_.read_value<std::uint64_t>(slot.query_desc + fields.source_text).value_or(0);
+  } else if (phase == PGMT_PHASE_UTILITY) {
+    planned = slot.utility_stmt;
+    text = slot.utility_text;
+  }
+  if (planned == 0 || text == 0)
+    return;
+  const auto &fields = binary_->layout.planned_stmt;
+  const auto query_id = memory_.read_value<std::uint64_t>(planned + fields.query_id);
+  const auto location = memory_.read_value<std::int32_t>(planned + fields.location);
+  const auto length = memory_.read_value<std::int32_t>(planned + fields.length);
+  if (!query_id || !location || !length || *location > kLongestText)
+    return;
+  const auto begin = static_cast<std::uint64_t>(std::max(*location, 0));
+  const auto query = memory_.read_string(text + begin, PGMT_QUERY_LEN - 1);
+  if (!query || slot.statements != statement || slot.phase != phase)
+    return;
+  activity.current_query = statement_text(*query, 0, *length);
+  activity.current_query_id = *query_id;
 }
 
 // The caller may know more by now: what it says stands.

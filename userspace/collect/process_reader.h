@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // process_reader.h - the rest of a process's snapshot that is read from outside.
 //
-// Private memory, CPU time, work_mem, JIT, and who it is where that was not known yet.  Cheap:
-// two small files of /proc and one read of its memory each time; its mappings, which cost
+// Private memory, CPU time, work_mem, JIT, the statement that runs, and who it is where that was
+// not known yet.  Cheap: two small files of /proc and one read of its memory each time; its mappings, which cost
 // more the more it has, only when private memory has grown enough for JIT to have come.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+
+#include <pgmemtrace/abi.h>
 
 #include "attach/proc.h"
 #include "attach/servers.h"
@@ -25,6 +27,10 @@ public:
   // pages of this process with a probe of ours; the kernel gives it a private copy of each.
   // What cannot be read stays as it is: the process may be gone.
   void read(ProcessSnapshot &snapshot, std::uint64_t probed_pages = 0);
+
+  // The text and query id of the top-level statement that `slot` says is running.  Nothing is
+  // filled in if it ended while we read: what its pointers led to may be garbage then.
+  void read_statement(const pgmt_process &slot, Activity &activity);
 
 private:
   void read_globals(ProcessSnapshot &snapshot);

@@ -16,6 +16,8 @@ constexpr auto kTypicalCost = std::chrono::microseconds(100);
 
 } // namespace
 
+SweepSchedule::SweepSchedule(Options options) : options_(options), budget_(kMaxBudget) {}
+
 void SweepSchedule::add(const ProcessId &process, Time now)
 {
   entries_.try_emplace(

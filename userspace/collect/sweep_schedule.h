@@ -29,7 +29,7 @@ public:
     double extra_share = 0.01; // of one core, for sweeps before the interval is over
   };
 
-  explicit SweepSchedule(Options options) : options_(options) {}
+  explicit SweepSchedule(Options options);
 
   void add(const ProcessId &process, Time now); // due at once
   void remove(const ProcessId &process);
@@ -62,7 +62,7 @@ private:
 
   Options options_;
   std::map<ProcessId, Entry> entries_;
-  Duration budget_{std::chrono::milliseconds(20)}; // may go below zero
+  Duration budget_; // may go below zero
   Time budget_at_{};
 };
 
