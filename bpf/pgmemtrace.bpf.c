@@ -69,7 +69,7 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 cur_transaction_context = 0;
 
-const volatile __u64 detail_every_ns = 1000 * 1000;	/* when nobody grows */
+const volatile __u64 detail_every_ns = 1000 * 1000;	/* dearer looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000; /* per process */
 const volatile __u64 baseline_every_ns = 1000000000;	/* walks outside statements */
 const volatile __u64 walk_share = 1000;			/* a walk may take 1/1000 of the time */
@@ -238,7 +238,10 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx)
 	return admit(ctx, task);
 }
 
-/* Begins a program: whose hit, counted, and when.  NULL: not ours. */
+/*
+ * Begins a program: whose hit, counted, and when.  NULL: not ours.  One run in 64 is timed, for
+ * the governor; walks are timed on their own.
+ */
 static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 probe, __u64 *now)
 {
 	struct pgmt_process *p = process_of(ctx);
@@ -247,16 +250,18 @@ static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 pro
 		return NULL;
 	*now = bpf_ktime_get_ns();
 	p->hits[probe]++;
+	if ((p->hits[probe] & 63) == 0)
+		p->timed_ns = *now;
 	return p;
 }
 
-/* Ends a program: one run in 64 is timed, for the governor; walks are timed on their own. */
-static __always_inline void finish(struct pgmt_process *p, __u32 probe, __u64 began)
+static __always_inline void finish(struct pgmt_process *p, __u32 probe)
 {
-	if (p->hits[probe] & 63 || p->walked_ns >= began)
+	if (!p->timed_ns)
 		return;
-	p->run_ns[probe] += bpf_ktime_get_ns() - began;
+	p->run_ns[probe] += bpf_ktime_get_ns() - p->timed_ns;
 	p->run_samples[probe]++;
+	p->timed_ns = 0;
 }
 
 /* ---- the O(1) check ---- */
@@ -266,11 +271,13 @@ static __always_inline void finish(struct pgmt_process *p, __u32 probe, __u64 be
 #define WORD(buffer, offset) (*(__u64 *)((char *)(buffer) + ((offset)&120)))
 
 /*
- * Looks at one root context.  Returns true if anything about it changed since the last
- * look; the first look is the baseline.  What it gained goes to growth_bytes if `lasting`.
+ * Looks at one root context.  What it gained since the last look goes to growth_bytes; the
+ * first look is the baseline.  The fill of its head block, one read of user memory more, is
+ * looked at only with `closely`: the next close look finds what was gained until then, by
+ * nobody in particular unless the last one is as `recent` as the last request.
  */
-static __always_inline bool compare_root(struct pgmt_process *p, __u32 root, __u64 context,
-					 bool lasting)
+static __always_inline void compare_root(struct pgmt_process *p, __u32 root, __u64 context,
+					 bool closely, bool recent)
 {
 	struct pgmt_root_state *was = &p->roots[root];
 	__u32 size = FIELD(AllocSetContext, blocks) + 8;
@@ -278,65 +285,73 @@ static __always_inline bool compare_root(struct pgmt_process *p, __u32 root, __u
 	bool known = was->context == context;
 
 	if (size > sizeof(p->scratch))
-		return false;
+		return;
 	if (bpf_probe_read_user(p->scratch, size, (void *)context)) {
 		lose(PGMT_LOSS_READ_ROOT);
-		return false;
+		return;
 	}
 	mem_allocated = WORD(p->scratch, CONTEXT(mem_allocated));
 	firstchild = WORD(p->scratch, CONTEXT(firstchild));
-	block = WORD(p->scratch, FIELD(AllocSetContext, blocks));
-	freeptr = read_word(block + FIELD(AllocBlockData, freeptr));
-
-	if (known && mem_allocated == was->mem_allocated && firstchild == was->firstchild &&
-	    freeptr == was->freeptr)
-		return false;
-	if (known && lasting) {
-		if (mem_allocated > was->mem_allocated)
-			p->growth_bytes += mem_allocated - was->mem_allocated;
-		else if (block == was->head_block && freeptr > was->freeptr)
+	if (known && mem_allocated > was->mem_allocated) {
+		p->growth_bytes += mem_allocated - was->mem_allocated;
+		p->unknown_growth |= closely && !recent && root > PGMT_ROOT_CACHE;
+	}
+	if (closely) {
+		block = WORD(p->scratch, FIELD(AllocSetContext, blocks));
+		freeptr = read_word(block + FIELD(AllocBlockData, freeptr));
+		if (known && mem_allocated == was->mem_allocated && block == was->head_block &&
+		    freeptr > was->freeptr) {
 			p->growth_bytes += freeptr - was->freeptr;
+			p->unknown_growth |= !recent;
+		}
+		was->head_block = block;
+		was->freeptr = freeptr;
 	}
 	if (!known)
 		was->settled_child = firstchild;
 	was->context = context;
 	was->mem_allocated = mem_allocated;
 	was->firstchild = firstchild;
-	was->head_block = block;
-	was->freeptr = freeptr;
-	return known;
 }
 
 /*
  * Top, Cache and Error are created once and never move: their address is read from the
  * variable until it is known, then from the slot.
  */
-static __always_inline bool compare_lasting(struct pgmt_process *p, __u32 root)
+static __always_inline void compare_lasting(struct pgmt_process *p, __u32 root, bool closely,
+					    bool recent)
 {
 	__u64 context = p->roots[root].context;
 
 	if (!context && root_variables[root])
 		context = read_word(p->load_bias + root_variables[root]);
-	return context && compare_root(p, root, context, true);
-}
-
-static __always_inline void compare_lasting_roots(struct pgmt_process *p)
-{
-	bool changed = compare_lasting(p, PGMT_ROOT_TOP);
-
-	changed |= compare_lasting(p, PGMT_ROOT_CACHE);
-	p->changes += changed;
-}
-
-/* Roots of shorter life, seldom: their growth matters to the sweep's schedule only. */
-static __always_inline void compare_passing_root(struct pgmt_process *p, __u32 root)
-{
-	__u64 context = root_variables[root] ? read_word(p->load_bias + root_variables[root]) : 0;
-
 	if (context)
-		p->changes += compare_root(p, root, context, root == PGMT_ROOT_XACT);
+		compare_root(p, root, context, closely, recent);
+}
+
+/* Whether there is growth that was not there before. */
+static __always_inline bool compare_lasting_roots(struct pgmt_process *p, bool closely)
+{
+	__u64 before = p->growth_bytes;
+
+	compare_lasting(p, PGMT_ROOT_TOP, closely, p->looked_closely);
+	compare_lasting(p, PGMT_ROOT_CACHE, closely, p->looked_closely);
+	p->looked_closely = closely;
+	return p->growth_bytes != before;
+}
+
+/* TopTransactionContext counts while a transaction is open; it is another one each time. */
+static __always_inline void compare_transaction(struct pgmt_process *p, bool recent)
+{
+	__u64 context = 0;
+
+	if (cur_transaction_context && root_variables[PGMT_ROOT_XACT] &&
+	    read_word(p->load_bias + cur_transaction_context))
+		context = read_word(p->load_bias + root_variables[PGMT_ROOT_XACT]);
+	if (context)
+		compare_root(p, PGMT_ROOT_XACT, context, true, recent);
 	else
-		p->roots[root].context = 0;
+		p->roots[PGMT_ROOT_XACT].context = 0;
 }
 
 #define NEW_CHILDREN_MAX 16
@@ -479,7 +494,6 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 {
 	struct walk_frame frame = {.p = p};
 	struct pgmt_walk *w;
-	__u64 ended;
 
 	if (!p)
 		return;
@@ -497,15 +511,15 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 	bpf_loop(PGMT_WALK_MAX, walk_step, &frame, 0);
 	if (w->node)
 		lose(PGMT_LOSS_WALK_BOUND);
-	ended = bpf_ktime_get_ns();
 	p->walk_contexts = w->contexts;
 	p->walk_bytes = w->bytes;
-	p->walked_ns = ended;
-	p->walk_cost_ns = ended - now;
-	p->walk_total_ns += ended - now;
+	p->walked_ns = now;
+	p->walk_cost_ns = bpf_ktime_get_ns() - now;
+	p->walk_total_ns += p->walk_cost_ns;
+	p->timed_ns = 0;
 	if (baseline) {
 		p->baseline_bytes = w->bytes;
-		p->baseline_ns = ended;
+		p->baseline_ns = now;
 	}
 }
 
@@ -546,13 +560,13 @@ static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt
 }
 
 /* What both kinds of event say of the statement. */
-#define COPY_STATEMENT(e, p)                                                                       \
+#define COPY_STATEMENT(e, p, with_text)                                                                \
 	do {                                                                                       \
 		(e)->query_id = 0;                                                                 \
 		(e)->stmt_location = 0;                                                            \
 		(e)->stmt_len = 0;                                                                 \
 		(e)->query[0] = 0;                                                                 \
-		if ((p)->text_request == (p)->requests + 1) {                                      \
+		if ((p)->text_request == (p)->requests + 1 && (with_text)) {                                    \
 			(e)->query_id = (p)->query_id;                                             \
 			(e)->stmt_location = (p)->stmt_location;                                   \
 			(e)->stmt_len = (p)->stmt_len;                                             \
@@ -575,12 +589,13 @@ static __noinline void send_growth(struct pgmt_process *p, __u64 now)
 	e->bytes = p->growth_bytes;
 	e->occurrences = p->grown_requests;
 	e->new_children = p->new_children;
-	COPY_STATEMENT(e, p);
+	COPY_STATEMENT(e, p, !p->unknown_growth);
 	bpf_ringbuf_submit(e, 0);
 	p->event_ns = now;
 	p->growth_bytes = 0;
 	p->grown_requests = 0;
 	p->new_children = 0;
+	p->unknown_growth = 0;
 }
 
 static __noinline void send_peak(struct pgmt_process *p, __u64 now)
@@ -599,7 +614,7 @@ static __noinline void send_peak(struct pgmt_process *p, __u64 now)
 	e->context = p->walk.largest;
 	e->context_name = p->walk.largest_name;
 	e->context_bytes = p->walk.largest_bytes;
-	COPY_STATEMENT(e, p);
+	COPY_STATEMENT(e, p, true);
 	bpf_ringbuf_submit(e, 0);
 	p->peak_event_ns = now;
 }
@@ -617,19 +632,16 @@ static __always_inline void note_growth(struct pgmt_process *p)
 static __always_inline void settled(struct pgmt_process *p, __u64 now)
 {
 	__u64 before = p->growth_bytes;
+	bool wide = now - p->wide_ns > detail_every_ns;
 
-	p->in_transaction =
-	    cur_transaction_context && read_word(p->load_bias + cur_transaction_context) != 0;
-	compare_lasting_roots(p);
+	compare_lasting_roots(p, wide || p->detail_wanted);
 	settle_children(p, PGMT_ROOT_TOP);
 	settle_children(p, PGMT_ROOT_CACHE);
-	if (!p->in_transaction)
-		p->roots[PGMT_ROOT_XACT].context = 0;
-	if (now - p->wide_ns > detail_every_ns) {
+	if (wide) {
+		compare_lasting(p, PGMT_ROOT_ERROR, true, p->wide_request == p->requests);
+		compare_transaction(p, p->wide_request == p->requests);
 		p->wide_ns = now;
-		p->changes += compare_lasting(p, PGMT_ROOT_ERROR);
-		if (p->in_transaction)
-			compare_passing_root(p, PGMT_ROOT_XACT);
+		p->wide_request = p->requests + 1;
 		if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
 			walk(p, now, true);
 	}
@@ -661,11 +673,8 @@ static __always_inline bool detail_due(struct pgmt_process *p, __u64 now)
 
 static __always_inline void look_closely(struct pgmt_process *p, __u64 now)
 {
-	__u64 before = p->growth_bytes;
-
 	p->detail_ns = now;
-	compare_lasting_roots(p);
-	if (p->growth_bytes != before)
+	if (compare_lasting_roots(p, true))
 		note_growth(p);
 }
 
@@ -714,7 +723,7 @@ int boundary_start(struct pt_regs *ctx)
 		p->phase = PGMT_PHASE_EXECUTE;
 	}
 	p->nesting++;
-	finish(p, PGMT_PROBE_START, now);
+	finish(p, PGMT_PROBE_START);
 	return 0;
 }
 
@@ -748,7 +757,7 @@ int boundary_end(struct pt_regs *ctx)
 	} else if (p->nesting) {
 		p->nesting--;
 	}
-	finish(p, PGMT_PROBE_END, now);
+	finish(p, PGMT_PROBE_END);
 	return 0;
 }
 
@@ -770,7 +779,7 @@ int boundary_util(struct pt_regs *ctx)
 		p->utility_sp = PT_REGS_SP(ctx);
 		p->phase = PGMT_PHASE_UTILITY;
 	}
-	finish(p, PGMT_PROBE_UTILITY, now);
+	finish(p, PGMT_PROBE_UTILITY);
 	return 0;
 }
 
@@ -785,7 +794,7 @@ int boundary_settle(struct pt_regs *ctx)
 		return 0;
 	settled(p, now);
 	p->requests++;
-	finish(p, PGMT_PROBE_SETTLE, now);
+	finish(p, PGMT_PROBE_SETTLE);
 	return 0;
 }
 
@@ -801,7 +810,7 @@ int boundary_xact(struct pt_regs *ctx)
 		return 0;
 	settled(p, now);
 	p->transactions++;
-	finish(p, PGMT_PROBE_XACT, now);
+	finish(p, PGMT_PROBE_XACT);
 	return 0;
 }
 
@@ -815,10 +824,10 @@ int process_exit(struct pt_regs *ctx)
 	p = begin(ctx, PGMT_PROBE_EXIT, &now);
 	if (!p)
 		return 0;
-	compare_lasting_roots(p);
+	compare_lasting_roots(p, true);
 	walk(p, now, false);
 	p->exited = 1;
 	send_header(p, PGMT_EVENT_EXIT, p->tgid);
-	finish(p, PGMT_PROBE_EXIT, now);
+	finish(p, PGMT_PROBE_EXIT);
 	return 0;
 }

@@ -131,21 +131,22 @@ struct pgmt_process {
 	__u64 baseline_ns;  /* when the last walk outside a statement ended */
 
 	/* line 3: what settle touches besides */
-	__u64 requests; /* settles */
-	__u64 changes;	/* boundaries at which a root context had changed */
-	__u64 wide_ns;	/* when settle last compared more than Top and Cache */
-	__u64 detail_wanted; /* look closely at this many more requests, hot or not */
-	__u64 growth_bytes;  /* of Top, Cache and their new children; only gains are summed */
-	__u32 pending_growth; /* growth was seen earlier in this request ... */
-	__u32 growth_phase;   /* ... in this phase */
-	__u32 in_transaction;
-	__u32 exited;
-	__u64 walk_total_ns; /* what all walks took */
+	__u64 requests;	      /* settles */
+	__u64 wide_ns;	      /* when settle last compared more than Top and Cache ... */
+	__u64 wide_request;   /* ... and the next value of `requests` then */
+	__u64 growth_bytes;   /* of Top, Cache and their new children; only gains are summed */
+	__u32 detail_wanted;  /* look closely at this many more requests, hot or not */
+	__u8 pending_growth;  /* growth was seen earlier in this request ... */
+	__u8 growth_phase;    /* ... in this phase */
+	__u8 looked_closely;  /* the last comparison did: what the next one finds is new */
+	__u8 unknown_growth;  /* some may be older than this request: nobody to blame */
+	__u64 timed_ns;	      /* when this run of a program began; 0: it is not timed */
+	__u64 walk_total_ns;  /* what all walks took */
+	__u64 utility_sp;     /* stack pointer at the start of the top-level utility statement */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
 
 	/* the top-level utility statement that runs */
-	__u64 utility_sp;   /* stack pointer at its start */
 	__u64 utility_stmt; /* its PlannedStmt */
 	__u64 utility_text; /* the query string that it is part of */
 
@@ -163,11 +164,11 @@ struct pgmt_process {
 	__u64 transactions; /* xact boundaries */
 	__u64 first_hit_ns;
 	__u32 slot; /* its own index in the array */
+	__u32 exited;
 
 	/* text of the last top-level statement that was captured */
 	__s32 stmt_location; /* -1 or 0: whole text */
 	__s32 stmt_len;	     /* 0: to its end */
-	__u32 pad;
 	__u64 text_request; /* value of `requests` then, plus one; 0: never */
 	__u64 query_id;
 	char query[PGMT_QUERY_LEN];
