@@ -58,6 +58,11 @@ struct QueryDesc {
 	const char *sourceText;
 };
 
+struct PgBackendStatus {
+	char *st_activity_raw;
+	unsigned long st_query_id;
+};
+
 #pragma clang attribute pop
 
 /* ---- knobs: fixed at load time ---- */
@@ -67,7 +72,8 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
-const volatile __u64 cur_transaction_context = 0;
+const volatile __u64 top_transaction_context = 0;
+const volatile __u64 my_be_entry = 0;
 
 const volatile __u64 detail_every_ns = 1000 * 1000;	/* dearer looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000; /* per process */
@@ -340,57 +346,57 @@ static __always_inline bool compare_lasting_roots(struct pgmt_process *p, bool c
 	return p->growth_bytes != before;
 }
 
-/* TopTransactionContext counts while a transaction is open; it is another one each time. */
-static __always_inline void compare_transaction(struct pgmt_process *p, bool recent)
-{
-	__u64 context = 0;
-
-	if (cur_transaction_context && root_variables[PGMT_ROOT_XACT] &&
-	    read_word(p->load_bias + cur_transaction_context))
-		context = read_word(p->load_bias + root_variables[PGMT_ROOT_XACT]);
-	if (context)
-		compare_root(p, PGMT_ROOT_XACT, context, true, recent);
-	else
-		p->roots[PGMT_ROOT_XACT].context = 0;
-}
-
 #define NEW_CHILDREN_MAX 16
 
 /*
+ * TopTransactionContext is a child of TopMemoryContext while a transaction is open: no growth.
+ * Its address seldom changes, since aset.c recycles contexts: the variable is read when it does.
+ */
+static __always_inline bool is_transaction(struct pgmt_process *p, __u64 node)
+{
+	if (node != p->transaction_context && top_transaction_context)
+		p->transaction_context = read_word(p->load_bias + top_transaction_context);
+	return node == p->transaction_context;
+}
+
+/*
  * Children that `root` got since the last settle.  New ones are pushed at the front: those
- * before the old first child are new.  If that one is gone or far away, nothing can be
+ * before the newest one of then are new.  If that one is gone or far away, nothing can be
  * said here; the sweep sees the tree change.
  */
 static __noinline void count_new_children(struct pgmt_process *p, __u32 root)
 {
+	__u64 node, newest = 0, bytes = 0, count = 0;
 	struct pgmt_root_state *r;
-	__u64 node, bytes = 0;
-	int count;
 
 	if (!p || root >= PGMT_ROOTS)
 		return;
 	r = &p->roots[root];
 	node = r->firstchild;
-	for (count = 0; count < NEW_CHILDREN_MAX; count++) {
+	for (int i = 0; i < NEW_CHILDREN_MAX; i++) {
 		if (node == r->settled_child || !node)
 			break;
 		if (bpf_probe_read_user(p->scratch, 80, (void *)node))
 			return;
-		bytes += WORD(p->scratch, CONTEXT(mem_allocated));
+		if (!is_transaction(p, node)) {
+			bytes += WORD(p->scratch, CONTEXT(mem_allocated));
+			count++;
+			if (!newest)
+				newest = node;
+		}
 		node = WORD(p->scratch, CONTEXT(nextchild));
 	}
-	if (node != r->settled_child)
-		return;
-	p->new_children += count;
-	p->growth_bytes += bytes;
+	if (node == r->settled_child) {
+		p->new_children += count;
+		p->growth_bytes += bytes;
+	}
+	r->settled_child = newest ? newest : node;
 }
 
 static __always_inline void settle_children(struct pgmt_process *p, __u32 root)
 {
-	if (p->roots[root].firstchild == p->roots[root].settled_child)
-		return;
-	count_new_children(p, root);
-	p->roots[root].settled_child = p->roots[root].firstchild;
+	if (p->roots[root].firstchild != p->roots[root].settled_child)
+		count_new_children(p, root);
 }
 
 /* ---- full walks ---- */
@@ -547,6 +553,30 @@ static __always_inline void capture_query(struct pgmt_process *p, __u64 query_de
 		     read_word(query_desc + FIELD(QueryDesc, sourceText)));
 }
 
+/*
+ * What pg_stat_activity says: at settle all else of the request is gone.  The whole text of
+ * the last query string.
+ */
+static __noinline void capture_activity(struct pgmt_process *p)
+{
+	__u64 entry;
+
+	if (!p || !my_be_entry)
+		return;
+	entry = read_word(p->load_bias + my_be_entry);
+	if (!entry)
+		return;
+	p->text_request = p->requests + 1;
+	p->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
+	p->stmt_location = 0;
+	p->stmt_len = 0;
+	entry = read_word(entry + FIELD(PgBackendStatus, st_activity_raw));
+	if (bpf_probe_read_user_str(p->query, sizeof(p->query), (void *)entry) < 0) {
+		p->query[0] = 0;
+		lose(PGMT_LOSS_READ_TEXT);
+	}
+}
+
 /* ---- events ---- */
 
 static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt_process *p,
@@ -639,7 +669,6 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	settle_children(p, PGMT_ROOT_CACHE);
 	if (wide) {
 		compare_lasting(p, PGMT_ROOT_ERROR, true, p->wide_request == p->requests);
-		compare_transaction(p, p->wide_request == p->requests);
 		p->wide_ns = now;
 		p->wide_request = p->requests + 1;
 		if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
@@ -651,8 +680,11 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 		p->grown_requests++;
 		p->detail_wanted = 64;
 		p->pending_growth = 0;
-		if (now - p->event_ns > event_every_ns)
+		if (now - p->event_ns > event_every_ns) {
+			if (p->text_request != p->requests + 1 && !p->unknown_growth)
+				capture_activity(p);
 			send_growth(p, now);
+		}
 	} else if (p->detail_wanted) {
 		p->detail_wanted--;
 	}

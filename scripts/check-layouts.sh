@@ -19,10 +19,14 @@ PlannedStmt type commandType queryId stmt_location stmt_len
 Port database_name user_name
 BackgroundWorker bgw_name bgw_type'
 
+# Declared in a header since 14, when MyBEEntry got exported.
+fields_since_14='
+PgBackendStatus st_activity_raw st_query_id'
+
 # A program that prints offset and size of each field, with the given includes.
 program() {
   printf '%s\n' "$1" '#include <stddef.h>' '#include <stdio.h>' 'int main(void) {'
-  echo "$fields" | while read -r struct members; do
+  echo "$2" | while read -r struct members; do
     for member in $members; do
       printf 'printf("%s.%s %%zu %%zu\\n", offsetof(struct %s, %s), sizeof(((struct %s *) 0)->%s));\n' \
         "$struct" "$member" "$struct" "$member" "$struct" "$member"
@@ -50,7 +54,13 @@ for layout in "$root"/bpf/layouts/pg*.h; do
     echo "pg$major: skipped, no $headers"
     continue
   fi
-  program "#include \"$layout\"" >"$work/ours.c"
+  wanted=$fields
+  status_header=
+  if [ "$major" -ge 14 ]; then
+    wanted=$fields$fields_since_14
+    status_header='#include "utils/backend_status.h"'
+  fi
+  program "#include \"$layout\"" "$wanted" >"$work/ours.c"
   program '#include "postgres.h"
 #include "executor/execdesc.h"
 #include "lib/ilist.h"
@@ -58,7 +68,8 @@ for layout in "$root"/bpf/layouts/pg*.h; do
 #include "nodes/memnodes.h"
 #include "nodes/plannodes.h"
 #include "postmaster/bgworker.h"
-#undef printf' >"$work/theirs.c"
+'"$status_header"'
+#undef printf' "$wanted" >"$work/theirs.c"
   cc -w -o "$work/ours" "$work/ours.c"
   cc -w -I"$headers" -idirafter "$work/stubs" -o "$work/theirs" "$work/theirs.c"
   "$work/ours" >"$work/ours.txt"

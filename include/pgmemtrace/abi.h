@@ -33,12 +33,15 @@ enum pgmt_probe {
 	PGMT_PROBES,
 };
 
-/* The root contexts that the O(1) check compares. */
+/*
+ * The root contexts that the O(1) check compares: those that nothing empties.  MessageContext is
+ * empty at settle, and TopTransactionContext grows with every statement of a healthy
+ * transaction: what piles up there is the sweep's to judge.
+ */
 enum pgmt_root {
 	PGMT_ROOT_TOP,	   /* TopMemoryContext */
 	PGMT_ROOT_CACHE,   /* CacheMemoryContext */
 	PGMT_ROOT_ERROR,   /* ErrorContext */
-	PGMT_ROOT_XACT,	   /* TopTransactionContext, while CurTransactionContext is set */
 	PGMT_ROOTS,
 };
 
@@ -70,7 +73,7 @@ struct pgmt_root_state {
 	__u64 context;	     /* its address; 0: not there */
 	__u64 mem_allocated; /* MemoryContextData.mem_allocated */
 	__u64 firstchild;    /* newest child: children are pushed at the front */
-	__u64 settled_child; /* the first child at the last settle */
+	__u64 settled_child; /* the newest one that stays, at the last settle */
 	__u64 head_block;    /* AllocSetContext.blocks */
 	__u64 freeptr;	     /* of that block: chunks taken move it */
 };
@@ -145,6 +148,8 @@ struct pgmt_process {
 	__u64 utility_sp;     /* stack pointer at the start of the top-level utility statement */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
+
+	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
 
 	/* the top-level utility statement that runs */
 	__u64 utility_stmt; /* its PlannedStmt */

@@ -2,8 +2,10 @@
 // overhead_bench.cpp - what each level costs a server, measured in pairs in one run.
 //
 // The machine may be noisy and drift: every figure is the median over rounds of off / on /
-// off, the difference to the mean of the two neighbours.  Writes one JSON object per part to
-// stdout, a line for people to stderr.  Methods: facts/uprobe_costs.md of the design.
+// off, the difference to the mean of the two neighbours.  What a trap costs differs between
+// machines by a factor of two and more, so that point and tpcb are measured with empty programs
+// at the same sites, too: the rest is ours.  Writes one JSON object per part to stdout, a line
+// for people to stderr.  Methods: facts/uprobe_costs.md of the design.
 //
 //   point   pipelined prepared point queries, one Sync each, one session
 //   loop    a PL/pgSQL loop of SELECTs, one session
@@ -23,6 +25,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <bpf/libbpf.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -31,6 +34,7 @@
 #include "attach/planner.h"
 #include "attach/probes.h"
 #include "attach/servers.h"
+#include "calibrate.skel.h"
 #include "support/daemon.h"
 #include "support/postgres_cluster.h"
 
@@ -135,6 +139,66 @@ void attach(Bench &bench)
       must(Probes::load(binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1})));
 }
 
+// Programs that do nothing where ours would be: what the traps alone cost.
+class EmptyProbes {
+public:
+  explicit EmptyProbes(const Bench &bench)
+      : binary_(*bench.servers->binaries().front()), plan_(plan_probes(*binary_.elf))
+  {
+    std::size_t size = 0;
+    const void *bytes = calibrate_bpf::elf_bytes(&size);
+    object_.reset(bpf_object__open_mem(bytes, size, nullptr));
+    program_ = bpf_object__find_program_by_name(object_.get(), "calibrate_multi");
+    bpf_program__set_autoload(program_, true);
+    if (bpf_object__load(object_.get()) != 0)
+      must(Result<Ok>(Error{"load the empty program", errno}));
+  }
+
+  void attach(Level level)
+  {
+    std::vector<unsigned long> offsets;
+    for (const auto &site : plan_.sites)
+      if (site.probe != PGMT_PROBE_XACT && level_of(site.probe) <= level)
+        offsets.push_back(site.file_offset);
+    bpf_uprobe_multi_opts multi{};
+    multi.sz = sizeof(multi);
+    multi.offsets = offsets.data();
+    multi.cnt = offsets.size();
+    link_.reset(bpf_program__attach_uprobe_multi(program_, -1, binary_.open_path.c_str(), nullptr,
+                                                 &multi));
+    if (!link_)
+      must(Result<Ok>(Error{"attach the empty program", errno}));
+  }
+  void detach() { link_.reset(); }
+
+private:
+  struct Free {
+    void operator()(bpf_object *object) const { bpf_object__close(object); }
+    void operator()(bpf_link *link) const { bpf_link__destroy(link); }
+  };
+  const Binary &binary_;
+  Plan plan_;
+  std::unique_ptr<bpf_object, Free> object_;
+  bpf_program *program_ = nullptr;
+  std::unique_ptr<bpf_link, Free> link_;
+};
+
+// Both levels, each with empty programs and with ours.
+void both_levels(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
+                 const std::function<double()> &measure)
+{
+  EmptyProbes empty(bench);
+  for (Level level : {Level::request, Level::statement}) {
+    out.push_back(report(part, fmt::format("level {}, empty programs", to_string(level)), "us",
+                         pairs(rounds, measure, [&](bool on) {
+                           on ? empty.attach(level) : empty.detach();
+                         })));
+    out.push_back(
+        report(part, fmt::format("level {}", to_string(level)), "us",
+               pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  }
+}
+
 // ---- point queries ----------------------------------------------------------------
 
 class PointQueries {
@@ -181,11 +245,7 @@ private:
 void point(Bench &bench, nlohmann::json &out)
 {
   PointQueries client(*bench.cluster);
-  for (Level level : {Level::request, Level::statement})
-    out.push_back(report("point", fmt::format("level {}", to_string(level)), "us",
-                         pairs(
-                             bench.rounds, [&] { return client.run(bench.stretch); },
-                             [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  both_levels(bench, out, "point", bench.rounds, [&] { return client.run(bench.stretch); });
 }
 
 // bpftrace counting by pid at the same functions' entries: what people do by hand.
@@ -277,16 +337,12 @@ double server_cpu(const Bench &bench)
 
 void tpcb(Bench &bench, nlohmann::json &out)
 {
-  const auto run = [&] {
+  both_levels(bench, out, "tpcb", std::max(bench.rounds, 20), [&] {
     const double before = server_cpu(bench);
     const auto result = pgbench(bench, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
     // pgbench's sessions end with it, and the postmaster reaps them at once.
     return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
-  };
-  for (Level level : {Level::request, Level::statement})
-    out.push_back(report("tpcb", fmt::format("level {}, server CPU", to_string(level)), "us",
-                         pairs(std::max(bench.rounds, 20), run,
-                               [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  });
 }
 
 // ---- attach, detach ---------------------------------------------------------------------
@@ -377,7 +433,7 @@ int main(int argc, char **argv)
   bench.cluster = must(test::PostgresCluster::start(
       {.conf = {"shared_buffers = '256MB'", "max_connections = 250", "autovacuum = off",
                 "max_wal_size = '4GB'", "checkpoint_timeout = '1h'"}}));
-  pgbench(bench, {"-i", "-q", "-s", "5"});
+  pgbench(bench, {"-i", "-q", "-s", "10"}); // pgbench's manual: no less than there are clients
   attach(bench);
 
   auto out = nlohmann::json::array();

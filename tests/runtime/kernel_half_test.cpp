@@ -244,6 +244,82 @@ TEST_F(KernelHalfTest, names_the_query_across_which_long_lived_contexts_grew)
   EXPECT_GT(contexts, 0u); // each leaves a CachedPlanSource below CacheMemoryContext
 }
 
+TEST_F(KernelHalfTest, names_the_query_at_level_request_too)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::request);
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  kernel.take(session);
+
+  std::vector<QueryGrowth> growth;
+  int statement = 0;
+  EXPECT_TRUE(eventually([&] {
+    session.exec("PREPARE grows_" + std::to_string(statement++) +
+                 " AS SELECT relname FROM pg_class");
+    for (auto &one : kernel.take(session).growth)
+      growth.push_back(std::move(one));
+    return !growth.empty() && growth.back().query.find("PREPARE grows_") == 0;
+  }));
+}
+
+TEST_F(KernelHalfTest, a_transaction_is_no_growth)
+{
+  auto session = cluster().connect();
+  session.exec("CREATE TEMP TABLE steady AS SELECT 1 AS id");
+  const auto work = [&] {
+    for (const char *sql : {"BEGIN", "UPDATE steady SET id = 1", "SELECT count(*) FROM steady",
+                            "SELECT count(*) FROM steady", "COMMIT"})
+      session.exec(sql);
+  };
+  for (int i = 0; i < 50; ++i)
+    work(); // warm
+  for (Level level : {Level::request, Level::statement}) {
+    Kernel kernel(cluster(), level);
+    work();
+    settle(kernel, session, 5);
+    kernel.take(session);
+    for (int i = 0; i < 50; ++i)
+      work();
+    settle(kernel, session, 255);
+    for (const auto &one : kernel.take(session).growth)
+      ADD_FAILURE() << one.bytes << " bytes, " << one.new_contexts << " contexts: " << one.query;
+  }
+}
+
+// Between two looks of a busy session anybody may have been it: then nobody is named.
+TEST_F(KernelHalfTest, blames_nobody_for_what_was_found_late)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  // One round trip each, in one go: far less than the millisecond between two close looks.
+  const auto pipeline = [&](const std::vector<std::string> &statements) {
+    PGconn *c = session.get();
+    ASSERT_EQ(PQenterPipelineMode(c), 1);
+    for (const auto &sql : statements) {
+      PQsendQueryParams(c, sql.c_str(), 0, nullptr, nullptr, nullptr, nullptr, 0);
+      PQpipelineSync(c);
+    }
+    for (std::size_t i = 0; i < statements.size(); ++i) {
+      while (PGresult *result = PQgetResult(c))
+        PQclear(result);
+      PQclear(PQgetResult(c)); // the Sync
+    }
+    PQexitPipelineMode(c);
+  };
+  std::vector<std::string> statements(400, "SELECT 'innocent'");
+  for (std::size_t i = 0; i < statements.size(); i += 100)
+    statements[i] = "LISTEN grows_" + std::to_string(i); // a list cell in TopMemoryContext
+  for (int round = 0; round < 20; ++round) {
+    pipeline(statements);
+    for (const auto &one : kernel.take(session).growth)
+      EXPECT_THAT(one.query, testing::Not(HasSubstr("innocent"))) << one.bytes << " bytes";
+    for (auto &sql : statements)
+      if (sql.starts_with("LISTEN"))
+        sql += "_";
+  }
+}
+
 TEST_F(KernelHalfTest, a_session_that_repeats_itself_reports_no_growth)
 {
   auto session = cluster().connect();

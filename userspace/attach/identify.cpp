@@ -51,11 +51,11 @@ Binary::Globals globals_of(const ElfFile &elf)
   Binary::Globals globals{};
   globals.top_memory_context = at("TopMemoryContext");
   globals.cache_memory_context = at("CacheMemoryContext");
-  globals.top_transaction_context = at("TopTransactionContext");
-  globals.cur_transaction_context = at("CurTransactionContext");
   globals.error_context = at("ErrorContext");
+  globals.top_transaction_context = at("TopTransactionContext");
   globals.my_proc_pid = at("MyProcPid");
   globals.my_backend_type = at("MyBackendType");
+  globals.my_be_entry = at("MyBEEntry");
   globals.my_proc_port = at("MyProcPort");
   globals.cluster_name = at("cluster_name");
   globals.work_mem = at("work_mem");

@@ -91,8 +91,8 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.root_variables[PGMT_ROOT_TOP] = globals.top_memory_context;
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
-  knobs.root_variables[PGMT_ROOT_XACT] = globals.top_transaction_context;
-  knobs.cur_transaction_context = globals.cur_transaction_context;
+  knobs.top_transaction_context = globals.top_transaction_context;
+  knobs.my_be_entry = globals.my_be_entry;
   if (!options.uprobe_multi)
     for (int probe = 0; probe < PGMT_PROBES; ++probe)
       bpf_program__set_expected_attach_type(program_of(*object, static_cast<pgmt_probe>(probe)),

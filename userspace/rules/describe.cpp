@@ -98,7 +98,8 @@ void blame_growing_query(Violation &violation, const ProcessHistory &history, bo
     return;
   const auto most = by_contexts ? std::ranges::max_element(queries, {}, &QueryGrowth::new_contexts)
                                 : std::ranges::max_element(queries, {}, &QueryGrowth::bytes);
-  violation.phase = most->phase;
+  if (most->phase != Phase::idle) // no statement was seen: level request sees none
+    violation.phase = most->phase;
   violation.query = most->query;
   if (most->query_id != 0)
     violation.query_id = most->query_id;
