@@ -70,6 +70,10 @@ struct PgBackendStatus {
 const volatile __u32 binary_index = 0; /* pgmt_process.binary of the processes we own */
 const volatile __u32 select_only = 0;  /* only processes in `selection` */
 
+/* Offsets in the kernel's own task_struct; 0: not known. */
+const volatile __u32 task_real_parent = 0;
+const volatile __u32 task_tgid = 0;
+
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 top_transaction_context = 0;
@@ -111,7 +115,7 @@ struct {
 	__uint(max_entries, 1024 * 1024);
 } events SEC(".maps");
 
-/* tgids that the user asked for; only looked at with select_only. */
+/* tgids that the user asked for, and enum pgmt_selected; only looked at with select_only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -183,6 +187,31 @@ static __always_inline void send_header(struct pgmt_process *p, __u32 type, __u3
 	bpf_ringbuf_submit(e, 0);
 }
 
+static __always_inline __u32 parent_tgid(void)
+{
+	__u64 parent = 0;
+	__u32 tgid = 0;
+
+	if (!task_tgid)
+		return 0;
+	bpf_probe_read_kernel(&parent, sizeof(parent),
+			      (void *)bpf_get_current_task() + task_real_parent);
+	bpf_probe_read_kernel(&tgid, sizeof(tgid), (void *)parent + task_tgid);
+	return tgid;
+}
+
+/* Asked for by its own pid, or born to a postmaster whose whole server was. */
+static __always_inline bool is_selected(__u32 tgid)
+{
+	__u32 parent, *selected;
+
+	if (bpf_map_lookup_elem(&selection, &tgid))
+		return true;
+	parent = parent_tgid();
+	selected = bpf_map_lookup_elem(&selection, &parent);
+	return selected && *selected == PGMT_SELECTED_WITH_CHILDREN;
+}
+
 /* First hit of a process, or the first since the selection changed. */
 static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task)
 {
@@ -191,7 +220,7 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 
 	if (!task)
 		return NULL;
-	if (select_only && !bpf_map_lookup_elem(&selection, &tgid)) {
+	if (select_only && !is_selected(tgid)) {
 		__u64 *epoch = bpf_map_lookup_elem(&selection_epoch, &zero);
 		__u32 now = epoch ? (__u32)*epoch + 1 : 1;
 

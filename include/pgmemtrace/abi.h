@@ -52,6 +52,12 @@ enum pgmt_phase {
 	PGMT_PHASE_UTILITY,
 };
 
+/* Values of the selection map. */
+enum pgmt_selected {
+	PGMT_SELECTED = 1,
+	PGMT_SELECTED_WITH_CHILDREN = 2, /* a postmaster, and whoever it forks */
+};
+
 /* Why something was not recorded; the index of the losses map. */
 enum pgmt_loss {
 	PGMT_LOSS_RING_FULL,	 /* an event was dropped */

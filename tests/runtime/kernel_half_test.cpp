@@ -26,7 +26,7 @@ using testing::HasSubstr;
 class Kernel {
 public:
   Kernel(const PostgresCluster &cluster, Level level, KernelMaps::Options options = {},
-         bool uprobe_multi = true)
+         Probes::Options probes_options = {})
       : maps_(options)
   {
     Selection selection;
@@ -36,8 +36,9 @@ public:
       throw std::runtime_error(to_string(servers.error()));
     servers_ = std::make_unique<ServerList>(std::move(*servers));
     const auto &binary = *servers_->binaries().front();
-    auto probes = Probes::load(binary, plan_probes(*binary.elf), maps_,
-                               {.binary_index = 1, .uprobe_multi = uprobe_multi});
+    probes_options.binary_index = 1;
+    auto probes =
+        Probes::load(binary, plan_probes(*binary.elf), maps_, std::move(probes_options));
     if (!probes)
       throw std::runtime_error(to_string(probes.error()));
     probes_ = std::make_unique<Probes>(std::move(*probes));
@@ -76,6 +77,7 @@ public:
   }
   std::uint64_t lost(pgmt_loss reason) const { return maps_.losses(reason); }
   ServerList &servers() { return *servers_; }
+  KernelMaps &maps() { return maps_; }
   KernelReader &reader() { return *reader_; }
   Probes &probes() { return *probes_; }
 
@@ -171,7 +173,7 @@ TEST_F(KernelHalfTest, level_request_sees_requests_and_nothing_inside_them)
 TEST_F(KernelHalfTest, perf_event_probes_count_the_same)
 {
   auto session = cluster().connect();
-  Kernel kernel(cluster(), Level::statement, {}, /* uprobe_multi */ false);
+  Kernel kernel(cluster(), Level::statement, {}, {.uprobe_multi = false});
   for (int i = 0; i < 5; ++i)
     session.exec("SELECT 1");
   settle(kernel, session, 5);
@@ -385,6 +387,32 @@ TEST_F(KernelHalfTest, a_walk_sees_the_same_tree_as_the_sweep)
   EXPECT_LE(slot->walk_contexts, tree->contexts.size() + 40);
   EXPECT_EQ(kernel.lost(PGMT_LOSS_READ_WALK), 0u);
   EXPECT_EQ(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
+}
+
+// ---- who was asked for --------------------------------------------------------------------
+
+// Its first statement may be the one: the kernel half cannot wait until the daemon knows it.
+TEST_F(KernelHalfTest, a_new_process_of_a_selected_server_is_seen_from_its_first_round_trip)
+{
+  Kernel kernel(cluster(), Level::statement, {}, {.select_only = true});
+  ASSERT_TRUE(kernel.maps().select(cluster().postmaster_pid(), /* with_children */ true));
+  auto session = cluster().connect();
+  session.exec("SELECT 1");
+  settle(kernel, session, 2); // what a new connection says first, and the SELECT
+  EXPECT_EQ(kernel.take(session).statements, 1u);
+}
+
+TEST_F(KernelHalfTest, others_are_not_counted_when_one_process_was_selected)
+{
+  Kernel kernel(cluster(), Level::statement, {}, {.select_only = true});
+  auto session = cluster().connect();
+  auto other = cluster().connect();
+  ASSERT_TRUE(kernel.maps().select(session.backend_pid(), false));
+  ASSERT_TRUE(kernel.maps().select(cluster().postmaster_pid(), false));
+  other.exec("SELECT 1");
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  EXPECT_EQ(kernel.slot(other), nullptr);
 }
 
 // ---- who comes and goes -----------------------------------------------------------------

@@ -157,9 +157,9 @@ TEST(ServerList, backend_selects_itself_only)
   list->refresh();
   EXPECT_NE(list->find_process(wanted), nullptr);
   EXPECT_EQ(list->processes().size(), 1u);
-  EXPECT_TRUE(list->selected(wanted));
-  EXPECT_FALSE(list->selected(other));
+  EXPECT_EQ(list->find_process(other), nullptr);
   EXPECT_EQ(list->servers().count(server.pid()), 1u);
+  EXPECT_FALSE(list->whole(server.pid()));
 }
 
 TEST(ServerList, processes_come_and_go)
@@ -169,7 +169,7 @@ TEST(ServerList, processes_come_and_go)
   auto list = ServerList::find(watching({server.pid()}));
   ASSERT_TRUE(list) << to_string(list.error());
   const pid_t worker = server.start("parallel");
-  EXPECT_TRUE(list->selected(worker)) << "born, not seen by refresh() yet";
+  EXPECT_TRUE(list->whole(server.pid()));
   auto changes = list->refresh();
   EXPECT_TRUE(has(changes.appeared, worker));
   EXPECT_EQ(list->find_process(worker)->identity.backend_type, "parallel worker");
@@ -179,7 +179,6 @@ TEST(ServerList, processes_come_and_go)
   changes = list->refresh();
   EXPECT_TRUE(has(changes.vanished, worker));
   EXPECT_EQ(list->find_process(worker), nullptr);
-  EXPECT_FALSE(list->selected(worker));
 }
 
 TEST(ServerList, newborn_is_identified_later)

@@ -52,10 +52,17 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
       attached_.emplace(&binary, Attachment{std::move(*probes), Governor(options_.governor)});
   // A process that was selected before its binary had maps to be selected in.
   for (const auto &[id, process] : servers.processes())
-    if (!options_.selection.all && process.binary == &binary && selected_.insert(id.pid).second)
-      if (auto selected = maps_.select(id.pid); !selected)
+    if (process.binary == &binary)
+      if (auto selected = select(id.pid, servers); !selected)
         return selected.error();
   return attachment->second.probes.set_level(options_.level);
+}
+
+Result<> Attachments::select(pid_t pid, const ServerList &servers)
+{
+  if (options_.selection.all || !maps_.created() || !selected_.insert(pid).second)
+    return Ok{};
+  return maps_.select(pid, servers.servers().contains(pid) && servers.whole(pid));
 }
 
 std::vector<Error> Attachments::follow(const ServerList &servers,
@@ -85,9 +92,8 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
       attachment.probes.detach_transactions(gone.pid);
   }
   for (const auto &id : changes.appeared)
-    if (!options_.selection.all && maps_.created() && selected_.insert(id.pid).second)
-      if (auto selected = maps_.select(id.pid); !selected)
-        errors.push_back(selected.error());
+    if (auto selected = select(id.pid, servers); !selected)
+      errors.push_back(selected.error());
 
   for (const auto &[id, process] : servers.processes()) {
     auto *attachment = find(process.binary);

@@ -49,6 +49,7 @@ public:
 
 private:
   Result<> attach(const Binary &binary, const ServerList &servers);
+  Result<> select(pid_t pid, const ServerList &servers);
 
   KernelMaps &maps_;
   Options options_;

@@ -112,10 +112,10 @@ void KernelMaps::release(std::uint32_t slot)
   bpf_map_update_elem(fds_[kFreeSlots], nullptr, &slot, BPF_ANY);
 }
 
-Result<> KernelMaps::select(pid_t pid)
+Result<> KernelMaps::select(pid_t pid, bool with_children)
 {
   const auto key = static_cast<std::uint32_t>(pid);
-  const std::uint32_t value = 1;
+  const std::uint32_t value = with_children ? PGMT_SELECTED_WITH_CHILDREN : PGMT_SELECTED;
   if (bpf_map_update_elem(fds_[kSelection], &key, &value, BPF_ANY))
     return Error{"select process " + std::to_string(pid), errno};
   std::atomic_ref(*epoch_).fetch_add(1);

@@ -53,8 +53,10 @@ public:
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
   // were detached: a live one that is probed would go on writing to it.
   void release(std::uint32_t slot);
-  // With Probes::Options::select_only: admits a process.
-  Result<> select(pid_t pid);
+  // With Probes::Options::select_only: admits a process, and, `with_children`, those that it
+  // forks from now on, at once.  (Where the kernel does not tell who forked whom, children are
+  // refused until they are selected themselves.)
+  Result<> select(pid_t pid, bool with_children);
   void deselect(pid_t pid);
 
 private:

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "attach/layout.h"
+#include "attach/task_struct.h"
 #include "pgmemtrace.skel.h"
 #include "util/clock.h"
 #include "util/file.h"
@@ -88,6 +89,11 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   const auto &globals = binary.globals;
   knobs.binary_index = options.binary_index;
   knobs.select_only = options.select_only;
+  if (options.select_only)
+    if (const auto task = task_struct_of_this_kernel()) {
+      knobs.task_real_parent = task->real_parent;
+      knobs.task_tgid = task->tgid;
+    }
   knobs.root_variables[PGMT_ROOT_TOP] = globals.top_memory_context;
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;

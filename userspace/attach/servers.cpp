@@ -108,7 +108,7 @@ Result<> ServerList::select_pid(pid_t pid)
 Result<> ServerList::select_data_directory()
 {
   for (const auto &[pid, server] : servers_)
-    if (wanted(pid))
+    if (whole(pid))
       return Ok{};
   return Error{
       "watch the server of " + options_.selection.data_directory + ": no PostgreSQL runs on it", 0,
@@ -119,7 +119,7 @@ Result<> ServerList::select_data_directory()
                                  "CAP_SYS_PTRACE")};
 }
 
-bool ServerList::wanted(pid_t postmaster) const
+bool ServerList::whole(pid_t postmaster) const
 {
   const Selection &selection = options_.selection;
   const auto &pids = selection.pids;
@@ -285,7 +285,7 @@ std::vector<pid_t> ServerList::candidates() const
     return options_.proc.pids();
   std::vector<pid_t> found;
   for (const auto &[pid, server] : servers_) {
-    if (!wanted(pid))
+    if (!whole(pid))
       continue;
     const auto children = options_.proc.children(pid);
     if (!children)
@@ -326,7 +326,7 @@ void ServerList::discover(Changes &changes)
   // Postmasters first, so that their children find them.
   for (const auto &[id, parent, binary] : found) {
     if (servers_.contains(parent) || servers_.contains(id.pid) || refused_.contains(id) ||
-        !wanted(id.pid))
+        !whole(id.pid))
       continue;
     const auto server = add_server(id.pid, *binary);
     if (!server && !options_.proc.stat(id.pid))
@@ -341,7 +341,7 @@ void ServerList::discover(Changes &changes)
     auto server = servers_.find(id.pid);
     if (server == servers_.end())
       server = servers_.find(parent);
-    if (server == servers_.end() || server->second.binary != binary || !wanted(server->first))
+    if (server == servers_.end() || server->second.binary != binary || !whole(server->first))
       continue;
     add_process(server->second, id);
     changes.appeared.push_back(id);
@@ -378,24 +378,6 @@ const ServerProcess *ServerList::find_process(pid_t pid) const
 {
   const auto found = processes_.lower_bound(ProcessId{pid, 0});
   return found == processes_.end() || found->first.pid != pid ? nullptr : &found->second;
-}
-
-bool ServerList::selected(pid_t pid) const
-{
-  if (is_known(pid))
-    return true;
-  const auto stat = options_.proc.stat(pid);
-  if (!stat)
-    return false;
-  if (const auto server = servers_.find(stat->ppid); server != servers_.end())
-    return wanted(server->first);
-  if (!options_.selection.all)
-    return false;
-  const auto file = options_.proc.executable(pid);
-  if (!file)
-    return false;
-  const auto verdict = verdicts_.find(*file);
-  return verdict != verdicts_.end() && verdict->second.binary != nullptr;
 }
 
 } // namespace pgmemtrace

@@ -101,7 +101,7 @@ public:
   const std::map<ProcessId, ServerProcess> &processes() const { return processes_; }
   const std::vector<std::unique_ptr<Binary>> &binaries() const { return binaries_; }
   const ServerProcess *find_process(pid_t pid) const;
-  bool selected(pid_t pid) const; // is this pid (known or just born) one that the user asked for?
+  bool whole(pid_t postmaster) const; // did the user ask for all processes of this server?
 
 private:
   // What an executable turned out to be; neither: not PostgreSQL.
@@ -120,7 +120,6 @@ private:
 
   Result<> select_pid(pid_t pid);
   Result<> select_data_directory();
-  bool wanted(pid_t postmaster) const; // all of its processes are
   bool is_known(pid_t pid) const;
 
   Verdict judge(pid_t pid, const Proc::File &file);

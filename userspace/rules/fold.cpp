@@ -23,10 +23,10 @@ bool similar(double a, double b) { return std::abs(a - b) <= 0.25 * std::max(a, 
 // Does `part` tell nothing that `whole` does not?
 bool is_part_of(const ProcessHistory &history, const Finding &part, const Finding &whole)
 {
-  if (part.violation.rule == "peak" || part.violation.rule == "unattributed_growth")
+  if (part.violation.rule == "unattributed_growth")
     return false;
-  if (whole.violation.rule == "peak") // the same statement, seen growing and seen large
-    return part.violation.path == whole.violation.path && part.violation.rule == "ctx_bloat";
+  if (part.violation.rule == "peak") // the same context, seen large and seen growing
+    return whole.violation.rule == "ctx_bloat" && part.violation.path == whole.violation.path;
   if (part.group == ProcessHistory::kNone || whole.group == ProcessHistory::kNone ||
       whole.new_contexts <= 0)
     return false;
