@@ -146,6 +146,24 @@ TEST(RuleSet, a_peak_is_cleared_after_a_while)
   EXPECT_EQ(number(later, ViolationState::raised), 0U);
 }
 
+// Seen large and seen growing is one fault: the growth is told, up to its end.
+TEST(RuleSet, a_variable_that_grows_is_followed_beyond_the_limit_of_peaks)
+{
+  RuleSet rules;
+  FakeProcess process;
+  const std::string portal = kTop + "|TopPortalContext|PortalContext";
+  process.set(portal, 1, 1000, 1024).set(portal + "|SPI Proc", 1, 12'000, 32'768);
+  const auto changes = run(rules, process, 40, [&](int i) {
+    process.values().activity.in_statement = true;
+    process.set(portal + "|SPI Proc|expanded array", 1e6 * i);
+  });
+  ASSERT_FALSE(changes.empty());
+  for (const auto &change : changes)
+    EXPECT_EQ(change.rule, "ctx_bloat") << change.detail;
+  EXPECT_GT(changes.back().after_bytes, 20'000'000U); // told again at each half more
+  EXPECT_EQ(changes.back().severity, Severity::warning);
+}
+
 TEST(RuleSet, violations_of_a_vanished_process_are_cleared)
 {
   RuleSet rules;
