@@ -2,7 +2,7 @@
 // sweep.h - one process's context tree, read from outside.
 //
 // Header pass: links, allocated bytes and the head block's free tail of every context; the
-// addresses of the last sweep are re-read in one batched call and re-walked only where
+// addresses of the last sweep are re-read in calls of 128 contexts each and re-walked only where
 // links changed.  Exact pass: blocks and free lists too, for the contexts that ask for it.
 // A tree that changes while it is read is noticed (child->parent, block->aset,
 // total == mem_allocated + K) and read again; what stays inconsistent makes the snapshot
