@@ -59,11 +59,15 @@ struct QueryDesc {
 };
 
 struct PgBackendStatus {
+	long st_activity_start_timestamp;
 	char *st_activity_raw;
 	unsigned long st_query_id;
 };
 
 #pragma clang attribute pop
+
+#define FIELD(type, field) bpf_core_field_offset(struct type, field)
+#define CONTEXT(field) FIELD(MemoryContextData, field)
 
 /* ---- knobs: fixed at load time ---- */
 
@@ -85,6 +89,11 @@ const volatile __u64 baseline_every_ns = 1000000000;	/* walks outside statements
 const volatile __u64 walk_share = 1000;			/* a walk may take 1/1000 of the time */
 const volatile __u64 walk_min_bytes = 64 * 1024;	/* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	/* statements worth an event */
+
+/* ---- set by the daemon while it runs ---- */
+
+/* TimestampTz since when every statement is seen: what began before was joined midway. */
+volatile __u64 statements_since;
 
 /* ---- maps: shared by the objects of all binaries ---- */
 
@@ -212,8 +221,28 @@ static __always_inline bool is_selected(__u32 tgid)
 	return selected && *selected == PGMT_SELECTED_WITH_CHILDREN;
 }
 
+/*
+ * The first hit of a process may lie anywhere in a request that was running before the probes
+ * came.  The statement that we see begin is not the client's then, and all until settle is a
+ * part of the one that pg_stat_activity shows: deeper on the stack than anything.
+ */
+static __always_inline void join_request(struct pgmt_process *p)
+{
+	__u64 entry = my_be_entry ? read_word(p->load_bias + my_be_entry) : 0;
+
+	if (!entry || read_word(entry + FIELD(PgBackendStatus, st_activity_start_timestamp)) >=
+			  statements_since)
+		return;
+	p->busy_since_ns = p->first_hit_ns;
+	p->statements = 1;
+	p->phase = PGMT_PHASE_UTILITY;
+	p->utility_sp = ~0ULL;
+	p->utility_text = read_word(entry + FIELD(PgBackendStatus, st_activity_raw));
+}
+
 /* First hit of a process, or the first since the selection changed. */
-static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task)
+static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task,
+					     __u32 probe)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0, slot;
 	struct pgmt_process *p;
@@ -243,13 +272,15 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 	p->slot = slot;
 	p->load_bias = PT_REGS_IP(ctx) - bpf_get_attach_cookie(ctx);
 	p->first_hit_ns = bpf_ktime_get_ns();
+	if (probe == PGMT_PROBE_START || probe == PGMT_PROBE_END || probe == PGMT_PROBE_UTILITY)
+		join_request(p);
 	task->slot = slot + 1;
 	send_header(p, PGMT_EVENT_PROCESS, tgid);
 	return p;
 }
 
 /* The slot of the process that was hit; NULL if it is not ours to count. */
-static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx)
+static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u32 probe)
 {
 	struct task_state *task;
 	struct pgmt_process *p;
@@ -270,7 +301,7 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx)
 			return p->binary == binary_index ? p : NULL;
 		task->slot = 0;
 	}
-	return admit(ctx, task);
+	return admit(ctx, task, probe);
 }
 
 /*
@@ -279,7 +310,7 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx)
  */
 static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 probe, __u64 *now)
 {
-	struct pgmt_process *p = process_of(ctx);
+	struct pgmt_process *p = process_of(ctx, probe);
 
 	if (!p)
 		return NULL;
@@ -301,8 +332,6 @@ static __always_inline void finish(struct pgmt_process *p, __u32 probe)
 
 /* ---- the O(1) check ---- */
 
-#define FIELD(type, field) bpf_core_field_offset(struct type, field)
-#define CONTEXT(field) FIELD(MemoryContextData, field)
 #define WORD(buffer, offset) (*(__u64 *)((char *)(buffer) + ((offset)&120)))
 
 /*

@@ -21,7 +21,7 @@ BackgroundWorker bgw_name bgw_type'
 
 # Declared in a header since 14, when MyBEEntry got exported.
 fields_since_14='
-PgBackendStatus st_activity_raw st_query_id'
+PgBackendStatus st_activity_start_timestamp st_activity_raw st_query_id'
 
 # A program that prints offset and size of each field, with the given includes.
 program() {

@@ -160,9 +160,11 @@ struct BackgroundWorker {
 /* utils/backend_status.h */
 
 struct PgBackendStatus {
-	char unread1[248];
+	char unread1[32];
+	long st_activity_start_timestamp;
+	char unread2[208];
 	char *st_activity_raw;
-	char unread2[168];
+	char unread3[168];
 	unsigned long st_query_id;
 };
 

@@ -158,7 +158,7 @@ struct pgmt_process {
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
 
 	/* the top-level utility statement that runs */
-	__u64 utility_stmt; /* its PlannedStmt */
+	__u64 utility_stmt; /* its PlannedStmt; 0: joined midway, only the text is known */
 	__u64 utility_text; /* the query string that it is part of */
 
 	/* growth not yet handed over in an event */

@@ -217,6 +217,32 @@ TEST_F(KernelHalfTest, shows_the_statement_that_runs)
   EXPECT_FALSE(kernel.take(session).in_statement);
 }
 
+// The usual case at night: a function has been running for an hour, and somebody attaches.
+TEST_F(KernelHalfTest, joins_a_statement_that_was_running_before)
+{
+  auto session = cluster().connect();
+  auto other = cluster().connect();
+  session.send_async("DO $$ BEGIN FOR i IN 1..10000 LOOP PERFORM pg_sleep(0.01); "
+                     "IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory') "
+                     "THEN EXIT; END IF; END LOOP; END $$");
+  const auto is_running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid = " +
+                          std::to_string(session.backend_pid());
+  ASSERT_TRUE(eventually([&] { return other.value(is_running) == "1"; }));
+  Kernel kernel(cluster(), Level::statement);
+  EXPECT_TRUE(eventually([&] {
+    return kernel.take(session).current_query.starts_with("DO $$ BEGIN") &&
+           kernel.hits(session, PGMT_PROBE_START) > 4;
+  })) << kernel.take(session).current_query;
+  EXPECT_EQ(kernel.take(session).statements, 1u);
+  other.exec("SELECT pg_advisory_lock(1)");
+  EXPECT_TRUE(session.finish());
+  settle(kernel, session, 1);
+  EXPECT_FALSE(kernel.take(session).in_statement);
+  session.exec("SELECT 1");
+  settle(kernel, session, 2);
+  EXPECT_EQ(kernel.take(session).statements, 2u);
+}
+
 // ---- what grew ------------------------------------------------------------------------
 
 TEST_F(KernelHalfTest, names_the_query_across_which_long_lived_contexts_grew)

@@ -166,6 +166,8 @@ TEST_P(EveryMajor, is_laid_out_as_the_server)
                         offset_of(*types, "QueryDesc", "estate")}),
             expected.statement);
   const bool exported = expected.major >= 14; // MyBEEntry
+  EXPECT_EQ(offset_of(*types, "PgBackendStatus", "st_activity_start_timestamp"),
+            exported ? 32u : kAbsent);
   EXPECT_EQ(offset_of(*types, "PgBackendStatus", "st_activity_raw"), exported ? 248u : kAbsent);
   EXPECT_EQ(offset_of(*types, "PgBackendStatus", "st_query_id"), exported ? 424u : kAbsent);
 }

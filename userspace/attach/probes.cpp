@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <set>
 
 #include <fcntl.h>
@@ -34,6 +35,15 @@ bpf_program *program_of(pgmemtrace_bpf &object, pgmt_probe probe)
   case PGMT_PROBES: break;
   }
   return nullptr;
+}
+
+// TimestampTz: microseconds since 2000-01-01 (PostgreSQL datatype/timestamp.h).
+std::uint64_t postgres_timestamp_now()
+{
+  using namespace std::chrono;
+  constexpr sys_days kEpoch = year(2000) / January / 1;
+  return static_cast<std::uint64_t>(
+      duration_cast<microseconds>(system_clock::now() - kEpoch).count());
 }
 
 // libbpf takes the BTF of the types that we relocate against by path only.
@@ -112,6 +122,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
                  "`pgmemtrace doctor` says what this kernel lacks"};
   if (auto adopted = maps.adopt(*object); !adopted)
     return adopted.error();
+  object->bss->statements_since = UINT64_MAX; // nothing is seen yet
 
   return Probes(std::move(object), std::move(executable), std::move(plan), std::move(options));
 }
@@ -158,6 +169,7 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
 
 Result<> Probes::set_level(Level level)
 {
+  const auto began = monotonic_ns();
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
     if (probe == PGMT_PROBE_XACT)
@@ -180,10 +192,13 @@ Result<> Probes::set_level(Level level)
   }
   if (level == Level::sweep)
     transaction_links_.clear();
-  if (level < Level::statement)
+  if (level < Level::statement) {
     statements_since_ = UINT64_MAX;
-  else if (level_ < Level::statement)
-    statements_since_ = monotonic_ns();
+    object_->bss->statements_since = UINT64_MAX;
+  } else if (level_ < Level::statement) {
+    statements_since_ = began; // what a slot says of an earlier time is stale
+    object_->bss->statements_since = postgres_timestamp_now();
+  }
   level_ = level;
   return Ok{};
 }

@@ -99,20 +99,26 @@ void ProcessReader::read_statement(const pgmt_process &slot, Activity &activity)
     planned = slot.utility_stmt;
     text = slot.utility_text;
   }
-  if (planned == 0 || text == 0)
+  if (text == 0)
     return;
-  const auto &fields = binary_->layout.planned_stmt;
-  const auto query_id = memory_.read_value<std::uint64_t>(planned + fields.query_id);
-  const auto location = memory_.read_value<std::int32_t>(planned + fields.location);
-  const auto length = memory_.read_value<std::int32_t>(planned + fields.length);
-  if (!query_id || !location || !length || *location > kLongestText)
+  // A statement that was joined midway has a text only: all of it.
+  std::uint64_t query_id = 0;
+  std::int32_t location = 0;
+  std::int32_t length = 0;
+  if (planned != 0) {
+    const auto &fields = binary_->layout.planned_stmt;
+    query_id = memory_.read_value<std::uint64_t>(planned + fields.query_id).value_or(0);
+    location = memory_.read_value<std::int32_t>(planned + fields.location).value_or(0);
+    length = memory_.read_value<std::int32_t>(planned + fields.length).value_or(0);
+  }
+  if (location > kLongestText)
     return;
-  const auto begin = static_cast<std::uint64_t>(std::max(*location, 0));
+  const auto begin = static_cast<std::uint64_t>(std::max(location, 0));
   const auto query = memory_.read_string(text + begin, PGMT_QUERY_LEN - 1);
   if (!query || slot.statements != statement || slot.phase != phase)
     return;
-  activity.current_query = statement_text(*query, 0, *length);
-  activity.current_query_id = *query_id;
+  activity.current_query = statement_text(*query, 0, length);
+  activity.current_query_id = query_id;
 }
 
 // The caller may know more by now: what it says stands.
