@@ -84,11 +84,11 @@ const volatile __u64 top_transaction_context = 0;
 const volatile __u64 my_be_entry = 0;
 
 const volatile __u64 detail_every_ns = 10 * 1000 * 1000; /* close looks, when nobody grows */
-const volatile __u64 event_every_ns = 20 * 1000 * 1000; /* per process */
-const volatile __u64 baseline_every_ns = 1000000000;	/* walks outside statements */
-const volatile __u64 walk_share = 1000;			/* a walk may take 1/1000 of the time */
-const volatile __u64 walk_min_bytes = 64 * 1024;	/* contexts worth keeping */
-const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	/* statements worth an event */
+const volatile __u64 event_every_ns = 20 * 1000 * 1000;	 /* per process */
+const volatile __u64 baseline_every_ns = 1000000000;	 /* walks outside statements */
+const volatile __u64 walk_share = 1000;			 /* a walk may take 1/1000 of the time */
+const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
+const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
 /* ---- set by the daemon while it runs ---- */
 
@@ -649,13 +649,13 @@ static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt
 }
 
 /* What both kinds of event say of the statement. */
-#define COPY_STATEMENT(e, p, with_text)                                                                \
+#define COPY_STATEMENT(e, p, with_text)                                                            \
 	do {                                                                                       \
 		(e)->query_id = 0;                                                                 \
 		(e)->stmt_location = 0;                                                            \
 		(e)->stmt_len = 0;                                                                 \
 		(e)->query[0] = 0;                                                                 \
-		if ((p)->text_request == (p)->requests + 1 && (with_text)) {                                    \
+		if ((p)->text_request == (p)->requests + 1 && (with_text)) {                       \
 			(e)->query_id = (p)->query_id;                                             \
 			(e)->stmt_location = (p)->stmt_location;                                   \
 			(e)->stmt_len = (p)->stmt_len;                                             \

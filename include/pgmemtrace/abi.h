@@ -39,9 +39,9 @@ enum pgmt_probe {
  * transaction: what piles up there is the sweep's to judge.
  */
 enum pgmt_root {
-	PGMT_ROOT_TOP,	   /* TopMemoryContext */
-	PGMT_ROOT_CACHE,   /* CacheMemoryContext */
-	PGMT_ROOT_ERROR,   /* ErrorContext */
+	PGMT_ROOT_TOP,	 /* TopMemoryContext */
+	PGMT_ROOT_CACHE, /* CacheMemoryContext */
+	PGMT_ROOT_ERROR, /* ErrorContext */
 	PGMT_ROOTS,
 };
 
@@ -132,26 +132,26 @@ struct pgmt_process {
 	__u64 busy_since_ns; /* first boundary after a settle; 0: idle */
 	__u64 query_desc;    /* QueryDesc of the top-level statement that runs; 0: none */
 	__u32 nesting;
-	__u32 phase;	  /* enum pgmt_phase */
-	__u64 statements; /* top-level executor starts and utilities */
-	__u64 detail_ns;  /* when text and roots were last looked at within a request */
-	__u64 walked_ns;  /* end of the last walk */
+	__u32 phase;	    /* enum pgmt_phase */
+	__u64 statements;   /* top-level executor starts and utilities */
+	__u64 detail_ns;    /* when text and roots were last looked at within a request */
+	__u64 walked_ns;    /* when the last walk began */
 	__u64 walk_cost_ns; /* what it took */
-	__u64 baseline_ns;  /* when the last walk outside a statement ended */
+	__u64 baseline_ns;  /* when the last walk outside a statement began */
 
 	/* line 3: what settle touches besides */
-	__u64 requests;	      /* settles */
-	__u64 wide_ns;	      /* when settle last compared more than Top and Cache ... */
-	__u64 wide_request;   /* ... and the next value of `requests` then */
-	__u64 growth_bytes;   /* of Top, Cache and their new children; only gains are summed */
-	__u32 detail_wanted;  /* look closely at this many more requests, hot or not */
-	__u8 pending_growth;  /* growth was seen earlier in this request ... */
-	__u8 growth_phase;    /* ... in this phase */
-	__u8 looked_closely;  /* the last comparison did: what the next one finds is new */
-	__u8 unknown_growth;  /* some may be older than this request: nobody to blame */
-	__u64 timed_ns;	      /* when this run of a program began; 0: it is not timed */
-	__u64 walk_total_ns;  /* what all walks took */
-	__u64 utility_sp;     /* stack pointer at the start of the top-level utility statement */
+	__u64 requests;	     /* settles */
+	__u64 wide_ns;	     /* when settle last compared more than Top and Cache ... */
+	__u64 wide_request;  /* ... and the next value of `requests` then */
+	__u64 growth_bytes;  /* of Top, Cache and their new children; only gains are summed */
+	__u32 detail_wanted; /* look closely at this many more requests, hot or not */
+	__u8 pending_growth; /* growth was seen earlier in this request ... */
+	__u8 growth_phase;   /* ... in this phase */
+	__u8 looked_closely; /* the last comparison did: what the next one finds is new */
+	__u8 unknown_growth; /* some may be older than this request: nobody to blame */
+	__u64 timed_ns;	     /* when this run of a program began; 0: it is not timed */
+	__u64 walk_total_ns; /* what all walks took */
+	__u64 utility_sp;    /* stack pointer at the start of the top-level utility statement */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
 
@@ -180,7 +180,7 @@ struct pgmt_process {
 	/* text of the last top-level statement that was captured */
 	__s32 stmt_location; /* -1 or 0: whole text */
 	__s32 stmt_len;	     /* 0: to its end */
-	__u64 text_request; /* value of `requests` then, plus one; 0: never */
+	__u64 text_request;  /* value of `requests` then, plus one; 0: never */
 	__u64 query_id;
 	char query[PGMT_QUERY_LEN];
 

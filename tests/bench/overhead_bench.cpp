@@ -164,8 +164,8 @@ public:
     multi.sz = sizeof(multi);
     multi.offsets = offsets.data();
     multi.cnt = offsets.size();
-    link_.reset(bpf_program__attach_uprobe_multi(program_, -1, binary_.open_path.c_str(), nullptr,
-                                                 &multi));
+    link_.reset(
+        bpf_program__attach_uprobe_multi(program_, -1, binary_.open_path.c_str(), nullptr, &multi));
     if (!link_)
       must(Result<Ok>(Error{"attach the empty program", errno}));
   }
@@ -189,10 +189,9 @@ void both_levels(Bench &bench, nlohmann::json &out, const std::string &part, int
 {
   EmptyProbes empty(bench);
   for (Level level : {Level::request, Level::statement}) {
-    out.push_back(report(part, fmt::format("level {}, empty programs", to_string(level)), "us",
-                         pairs(rounds, measure, [&](bool on) {
-                           on ? empty.attach(level) : empty.detach();
-                         })));
+    out.push_back(report(
+        part, fmt::format("level {}, empty programs", to_string(level)), "us",
+        pairs(rounds, measure, [&](bool on) { on ? empty.attach(level) : empty.detach(); })));
     out.push_back(
         report(part, fmt::format("level {}", to_string(level)), "us",
                pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));

@@ -37,8 +37,7 @@ public:
     servers_ = std::make_unique<ServerList>(std::move(*servers));
     const auto &binary = *servers_->binaries().front();
     probes_options.binary_index = 1;
-    auto probes =
-        Probes::load(binary, plan_probes(*binary.elf), maps_, std::move(probes_options));
+    auto probes = Probes::load(binary, plan_probes(*binary.elf), maps_, std::move(probes_options));
     if (!probes)
       throw std::runtime_error(to_string(probes.error()));
     probes_ = std::make_unique<Probes>(std::move(*probes));
@@ -225,8 +224,9 @@ TEST_F(KernelHalfTest, joins_a_statement_that_was_running_before)
   session.send_async("DO $$ BEGIN FOR i IN 1..10000 LOOP PERFORM pg_sleep(0.01); "
                      "IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory') "
                      "THEN EXIT; END IF; END LOOP; END $$");
-  const auto is_running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid = " +
-                          std::to_string(session.backend_pid());
+  const auto is_running =
+      "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid = " +
+      std::to_string(session.backend_pid());
   ASSERT_TRUE(eventually([&] { return other.value(is_running) == "1"; }));
   Kernel kernel(cluster(), Level::statement);
   EXPECT_TRUE(eventually([&] {

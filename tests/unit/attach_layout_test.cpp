@@ -162,8 +162,7 @@ TEST_P(EveryMajor, is_laid_out_as_the_server)
   EXPECT_EQ((std::array{layout.port.database_name, layout.port.user_name,
                         layout.planned_stmt.query_id, layout.planned_stmt.location,
                         layout.planned_stmt.length, layout.query_desc.planned_stmt,
-                        layout.query_desc.source_text,
-                        offset_of(*types, "QueryDesc", "estate")}),
+                        layout.query_desc.source_text, offset_of(*types, "QueryDesc", "estate")}),
             expected.statement);
   const bool exported = expected.major >= 14; // MyBEEntry
   EXPECT_EQ(offset_of(*types, "PgBackendStatus", "st_activity_start_timestamp"),

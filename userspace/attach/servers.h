@@ -38,9 +38,9 @@ struct Binary {
   std::shared_ptr<const ElfFile> elf;
 
   struct Globals {
-    std::uint64_t top_memory_context, cache_memory_context, error_context,
-        top_transaction_context, my_proc_pid, my_backend_type, my_be_entry, my_proc_port, cluster_name, work_mem, hash_mem_multiplier,
-        parallel_worker_number, my_bgworker_entry;
+    std::uint64_t top_memory_context, cache_memory_context, error_context, top_transaction_context,
+        my_proc_pid, my_backend_type, my_be_entry, my_proc_port, cluster_name, work_mem,
+        hash_mem_multiplier, parallel_worker_number, my_bgworker_entry;
   } globals{};
 };
 

@@ -2,8 +2,9 @@
 // process_reader.h - the rest of a process's snapshot that is read from outside.
 //
 // Private memory, CPU time, work_mem, JIT, the statement that runs, and who it is where that was
-// not known yet.  Cheap: two small files of /proc and one read of its memory each time; its mappings, which cost
-// more the more it has, only when private memory has grown enough for JIT to have come.
+// not known yet.  Cheap: two small files of /proc and one read of its memory each time; its
+// mappings, which cost more the more it has, only when private memory has grown enough for JIT to
+// have come.
 #pragma once
 
 #include <cstdint>
