@@ -16,7 +16,8 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kNewcomerPause = 50ms; // looking at /proc because the kernel half saw a new one
-constexpr int kLookShare = 2000;      // looking at /proc otherwise: 1/2000 of the time, and
+constexpr int kLookShare = 2000;      // looking at /proc otherwise: 1/2000 of the time,
+constexpr int kLookShareAlone = 400;  // 1/400 without probes: nobody else tells who came,
 constexpr auto kLookAtLeast = 100ms;  // not more often than that,
 constexpr auto kLookAtMost = 2s;      // nor less often
 constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
@@ -57,9 +58,10 @@ SweepSchedule::Found compare(const ProcessSnapshot &before, const ProcessSnapsho
 }
 
 // Until the next look into /proc, given what this one took.
-std::chrono::nanoseconds pause_after(std::chrono::nanoseconds cost)
+std::chrono::nanoseconds pause_after(std::chrono::nanoseconds cost, bool probes)
 {
-  return std::clamp<std::chrono::nanoseconds>(cost * kLookShare, kLookAtLeast, kLookAtMost);
+  return std::clamp<std::chrono::nanoseconds>(cost * (probes ? kLookShare : kLookShareAlone),
+                                              kLookAtLeast, kLookAtMost);
 }
 
 // A context's name for events of the kernel half, which hand over its address.
@@ -156,7 +158,7 @@ void Pipeline::follow_servers(Time now)
   newcomers_ = false;
   const auto began = thread_cpu();
   const auto changes = servers_.refresh();
-  follow_after_ = now + pause_after(thread_cpu() - began);
+  follow_after_ = now + pause_after(thread_cpu() - began, reader_ != nullptr);
   for (const auto &error : attachments_.follow(servers_, changes))
     options_.warn(error);
   for (const auto &refused : changes.refused)
@@ -235,7 +237,7 @@ void Pipeline::notice_activity(Time now)
       schedule_.active(id);
   }
   if (look_at_cpu)
-    look_after_ = now + pause_after(thread_cpu() - began);
+    look_after_ = now + pause_after(thread_cpu() - began, reader_ != nullptr);
 }
 
 bool Pipeline::sweep_due(Time now)

@@ -196,7 +196,7 @@ Result<int> run(const Options &options)
       // elsewhere, or when the cases before it have used up what the daemon may spend on extra
       // sweeps (sweep_schedule.h): a miss counts when it misses again after a rest.  A false
       // alarm counts at once.
-      constexpr int kAttempts = 3;
+      constexpr int kAttempts = 4;
       constexpr auto kRest = std::chrono::seconds(10);
       int attempt = 1;
       verdict = run_case(c, **cluster, **daemon, options.verbose);

@@ -8,7 +8,7 @@ namespace pgmemtrace {
 namespace {
 
 // What may be saved up: a burst of work after a quiet hour is still a burst.
-constexpr auto kMaxBudget = std::chrono::milliseconds(200);
+constexpr auto kMaxBudget = std::chrono::milliseconds(400);
 // ... and owed: one dear sweep must not starve everybody for long.
 constexpr auto kMaxDebt = std::chrono::milliseconds(10);
 // Estimated cost of a sweep that was not done yet; corrected by what it really took.

@@ -26,7 +26,7 @@ public:
     // Between two sweeps of a working process: at first, and when it hardly changes.
     Duration shortest = std::chrono::milliseconds(50);
     Duration steady = std::chrono::seconds(1);
-    double extra_share = 0.01; // of one core, for sweeps before the interval is over
+    double extra_share = 0.02; // of one core, for sweeps before the interval is over
   };
 
   explicit SweepSchedule(Options options);
