@@ -250,6 +250,11 @@ void point(Bench &bench, nlohmann::json &out)
 // bpftrace counting by pid at the same functions' entries: what people do by hand.
 void rivals(Bench &bench, nlohmann::json &out)
 {
+  if (test::run_command({"bpftrace", "--version"}, {}).status != 0) {
+    fmt::print(stderr,
+               "rivals   not measured: there is no bpftrace (scripts/install-deps.sh bench)\n");
+    return;
+  }
   PointQueries client(*bench.cluster);
   std::unique_ptr<test::ChildProcess> tracer;
   const std::string binary = bench.cluster->bin("postgres").string();
