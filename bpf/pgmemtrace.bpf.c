@@ -221,6 +221,12 @@ static __always_inline bool is_selected(__u32 tgid)
 	return selected && *selected == PGMT_SELECTED_WITH_CHILDREN;
 }
 
+/* What pg_stat_activity shows of a process; 0: this build or this process has none. */
+static __always_inline __u64 backend_status(struct pgmt_process *p)
+{
+	return my_be_entry ? read_word(p->load_bias + my_be_entry) : 0;
+}
+
 /*
  * The first hit of a process may lie anywhere in a request that was running before the probes
  * came.  The statement that we see begin is not the client's then, and all until settle is a
@@ -228,7 +234,7 @@ static __always_inline bool is_selected(__u32 tgid)
  */
 static __always_inline void join_request(struct pgmt_process *p)
 {
-	__u64 entry = my_be_entry ? read_word(p->load_bias + my_be_entry) : 0;
+	__u64 entry = backend_status(p);
 
 	if (!entry || read_word(entry + FIELD(PgBackendStatus, st_activity_start_timestamp)) >=
 			  statements_since)
@@ -590,6 +596,14 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 
 /* ---- query text ---- */
 
+static __always_inline void copy_query(struct pgmt_process *p, __u64 text)
+{
+	if (bpf_probe_read_user_str(p->query, sizeof(p->query), (void *)text) < 0) {
+		p->query[0] = 0;
+		lose(PGMT_LOSS_READ_TEXT);
+	}
+}
+
 static __noinline void capture_text(struct pgmt_process *p, __u64 planned, __u64 text)
 {
 	if (!p)
@@ -600,10 +614,7 @@ static __noinline void capture_text(struct pgmt_process *p, __u64 planned, __u64
 			    (void *)(planned + FIELD(PlannedStmt, stmt_location)));
 	bpf_probe_read_user(&p->stmt_len, sizeof(p->stmt_len),
 			    (void *)(planned + FIELD(PlannedStmt, stmt_len)));
-	if (bpf_probe_read_user_str(p->query, sizeof(p->query), (void *)text) < 0) {
-		p->query[0] = 0;
-		lose(PGMT_LOSS_READ_TEXT);
-	}
+	copy_query(p, text);
 }
 
 static __always_inline void capture_query(struct pgmt_process *p, __u64 query_desc)
@@ -620,20 +631,16 @@ static __noinline void capture_activity(struct pgmt_process *p)
 {
 	__u64 entry;
 
-	if (!p || !my_be_entry)
+	if (!p)
 		return;
-	entry = read_word(p->load_bias + my_be_entry);
+	entry = backend_status(p);
 	if (!entry)
 		return;
 	p->text_request = p->requests + 1;
 	p->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
 	p->stmt_location = 0;
 	p->stmt_len = 0;
-	entry = read_word(entry + FIELD(PgBackendStatus, st_activity_raw));
-	if (bpf_probe_read_user_str(p->query, sizeof(p->query), (void *)entry) < 0) {
-		p->query[0] = 0;
-		lose(PGMT_LOSS_READ_TEXT);
-	}
+	copy_query(p, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));
 }
 
 /* ---- events ---- */
