@@ -407,6 +407,8 @@ static __always_inline bool compare_lasting_roots(struct pgmt_process *p, bool c
 
 	compare_lasting(p, PGMT_ROOT_TOP, closely, p->looked_closely);
 	compare_lasting(p, PGMT_ROOT_CACHE, closely, p->looked_closely);
+	if (closely)
+		compare_lasting(p, PGMT_ROOT_ERROR, true, p->looked_closely);
 	p->looked_closely = closely;
 	return p->growth_bytes != before;
 }
@@ -728,15 +730,13 @@ static __always_inline void note_growth(struct pgmt_process *p)
 static __always_inline void settled(struct pgmt_process *p, __u64 now)
 {
 	__u64 before = p->growth_bytes;
-	bool wide = now - p->wide_ns > detail_every_ns;
+	bool due = now - p->settle_detail_ns > detail_every_ns;
 
-	compare_lasting_roots(p, wide || p->detail_wanted);
+	compare_lasting_roots(p, due || p->detail_wanted);
 	settle_children(p, PGMT_ROOT_TOP);
 	settle_children(p, PGMT_ROOT_CACHE);
-	if (wide) {
-		compare_lasting(p, PGMT_ROOT_ERROR, true, p->wide_request == p->requests);
-		p->wide_ns = now;
-		p->wide_request = p->requests + 1;
+	if (due) {
+		p->settle_detail_ns = now;
 		if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
 			walk(p, now, true);
 	}

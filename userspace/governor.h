@@ -23,8 +23,9 @@ public:
     Level wanted = Level::statement;
     double budget = 0.05; // of the server's CPU time; 0: off, never falls
     // A server that works less than this in a period is judged as if it had worked that much: a
-    // share of next to nothing hurts nobody.
-    double least_cpu_seconds = 0.05;
+    // share of next to nothing hurts nobody.  With a period of a second: a fifth of a core, so
+    // that our part may always be a hundredth of one (walks of large trees on an idle server).
+    double least_cpu_seconds = 0.2;
     Duration first_hold = std::chrono::seconds(10); // at a lower level before climbing back
     Duration longest_hold = std::chrono::minutes(10);
   };

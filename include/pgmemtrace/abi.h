@@ -140,22 +140,20 @@ struct pgmt_process {
 	__u64 baseline_ns;  /* when the last walk outside a statement began */
 
 	/* line 3: what settle touches besides */
-	__u64 requests;	     /* settles */
-	__u64 wide_ns;	     /* when settle last compared more than Top and Cache ... */
-	__u64 wide_request;  /* ... and the next value of `requests` then */
-	__u64 growth_bytes;  /* of Top, Cache and their new children; only gains are summed */
-	__u32 detail_wanted; /* look closely at this many more requests, hot or not */
-	__u8 pending_growth; /* growth was seen earlier in this request ... */
-	__u8 growth_phase;   /* ... in this phase */
-	__u8 looked_closely; /* the last comparison did: what the next one finds is new */
-	__u8 unknown_growth; /* some may be older than this request: nobody to blame */
-	__u64 timed_ns;	     /* when this run of a program began; 0: it is not timed */
-	__u64 walk_total_ns; /* what all walks took */
-	__u64 utility_sp;    /* stack pointer at the start of the top-level utility statement */
+	__u64 requests;		/* settles */
+	__u64 settle_detail_ns; /* when settle last looked closely because it was due */
+	__u64 growth_bytes;	/* of Top, Cache and their new children; only gains are summed */
+	__u32 detail_wanted;	/* look closely at this many more requests, hot or not */
+	__u8 pending_growth;	/* growth was seen earlier in this request ... */
+	__u8 growth_phase;	/* ... in this phase */
+	__u8 looked_closely;	/* the last comparison did: what the next one finds is new */
+	__u8 unknown_growth;	/* some may be older than this request: nobody to blame */
+	__u64 timed_ns;		/* when this run of a program began; 0: it is not timed */
+	__u64 walk_total_ns;	/* what all walks took */
+	__u64 utility_sp;	/* stack pointer at the start of the top-level utility statement */
+	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
-
-	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
 
 	/* the top-level utility statement that runs */
 	__u64 utility_stmt; /* its PlannedStmt; 0: joined midway, only the text is known */
