@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "collect/context_header.h"
 #include "fake_process.h"
 
 namespace pgmemtrace::test {
@@ -31,6 +32,16 @@ struct HostileSweep : testing::Test {
     return process.image().get<std::uint64_t>(context + layout.aset.blocks);
   }
 };
+
+// Of a layout that somebody made for --postgres-btf: readers hold kMaxImage bytes of a header.
+TEST(HeaderDecoder, reads_no_more_than_an_image_by_any_layout)
+{
+  Layout layout = layout_15();
+  layout.slab.size = 2 * HeaderDecoder::kMaxImage;
+  const HeaderDecoder decoder(layout);
+  EXPECT_LE(decoder.image_size(), HeaderDecoder::kMaxImage);
+  EXPECT_LE(decoder.least_size(), decoder.image_size());
+}
 
 TEST_F(HostileSweep, a_circle_among_the_children_ends)
 {

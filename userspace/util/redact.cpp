@@ -67,7 +67,8 @@ std::size_t continuation_length(std::string_view text)
   return next_line && text.substr(i).starts_with('\'') ? i : 0;
 }
 
-// What follows E.  Of other strings each part is a literal of its own: there it makes no difference.
+// What follows E.  Of other strings each part is a literal of its own: there it makes no
+// difference.
 std::size_t escape_string_length(std::string_view text)
 {
   std::size_t length = quoted_length(text, '\'', true);
