@@ -203,6 +203,29 @@ TEST_F(HostileSweep, a_slab_with_nonsense_sizes_is_not_exact)
   EXPECT_FALSE(tree.contexts[1].exact);
 }
 
+// From 16 on the number of lists says nothing of the chunks in a block.  Eight blocks of 2^30 free
+// chunks of 2^31 bytes have, modulo 2^64, no free byte: that would fit.
+TEST(HostileSlab, chunks_that_no_block_can_hold_are_not_counted)
+{
+  FakeProcess process(layout_17());
+  const auto top = process.alloc_set(0, "TopMemoryContext", 8192);
+  const int chunks = 1 << 30;
+  const auto slab = process.slab(top, "TXN", 8, 30, std::vector<int>(8, 3));
+  const Layout &layout = process.layout();
+  process.image().put(slab + layout.slab.full_chunk_size, std::uint32_t{1} << 31);
+  process.image().put(slab + layout.slab.chunks_per_block, std::int32_t{chunks});
+  auto node = process.image().get<std::uint64_t>(slab + layout.slab.blocklist + 8);
+  for (int i = 0; i < 8; ++i) {
+    process.image().put(node - layout.slab_block.node + layout.slab_block.nfree,
+                        std::int32_t{chunks});
+    node = process.image().get<std::uint64_t>(node + 8);
+  }
+  const auto tree = process.sweeper().sweep(Pass::exact);
+  ASSERT_TRUE(tree);
+  EXPECT_FALSE(tree->complete);
+  EXPECT_FALSE(tree->contexts.back().exact);
+}
+
 // ---- torn reads ----------------------------------------------------------------------
 
 TEST_F(HostileSweep, a_change_in_the_middle_is_read_again)
