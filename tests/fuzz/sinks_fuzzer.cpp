@@ -37,7 +37,15 @@ public:
   const std::vector<Violation> &violations() const { return violations_; }
 
 private:
-  std::string text() { return in_.ConsumeRandomLengthString(160); }
+  // With what terminals obey, what ends a line or a value, and half a character.
+  std::string text()
+  {
+    const std::string text = in_.ConsumeRandomLengthString(160);
+    return text + in_.PickValueInArray({"", "\x1b[2J",
+                                        "\xc2\x9b"
+                                        "2J",
+                                        "\n", "\r", "\"\\", "\xe2\x82"});
+  }
   std::uint64_t number() { return in_.ConsumeIntegral<std::uint64_t>(); }
 
   ServerStatus some_server()
