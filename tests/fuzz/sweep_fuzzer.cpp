@@ -12,16 +12,30 @@
 
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include "attach/layout.h"
 #include "fake_process.h"
 #include "fuzz.h"
 
 namespace pgmemtrace::test {
 namespace {
 
+// Of any major that is built in.
+const Layout &some_layout(FuzzedDataProvider &in)
+{
+  static const std::vector<Layout> layouts = [] {
+    std::vector<Layout> built_in;
+    for (const int major : supported_majors())
+      if (const auto layout = load_layout(major))
+        built_in.push_back(*layout);
+    return built_in;
+  }();
+  return layouts.at(in.ConsumeIntegralInRange<std::size_t>(0, layouts.size() - 1));
+}
+
 class Scene {
 public:
   explicit Scene(FuzzedDataProvider &in)
-      : in_(in), process_(in.ConsumeBool() ? layout_15() : layout_17()), at_(process_.layout())
+      : in_(in), process_(some_layout(in)), at_(process_.layout())
   {
     contexts_.push_back(process_.alloc_set(0, "TopMemoryContext", 8192));
   }
@@ -170,7 +184,7 @@ std::optional<std::vector<std::uint64_t>> follow_links(FakeProcess &process, std
     const Place place = open.back();
     const std::uint64_t context = place.context;
     open.pop_back();
-    std::array<std::byte, 128> header; // the least that a context has
+    std::vector<std::byte> header(process.layout().slab.size); // the least that a context has
     if (context % 8 != 0 || context < 4096 || context > (1ULL << 56) - 512 ||
         !image.read(context, header) || found.size() >= most)
       return std::nullopt;
