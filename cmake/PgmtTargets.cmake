@@ -18,6 +18,10 @@ function(pgmt_flags target)
                                              -fno-sanitize-recover=all)
     target_link_options(${target} PRIVATE -fsanitize=${PGMT_SANITIZE})
   endif()
+  if(PGMT_FUZZ) # what the fuzzer sees of a run: the branches taken, the values compared
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+    target_link_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
 endfunction()
 
 function(pgmt_library name)

@@ -16,7 +16,7 @@ usage: sudo scripts/test.sh [PART...]
   runtime   root: real probes on real servers
   cases     root: workloads with a known verdict, and a table of hits, misses, false alarms
   regress   root: the extension's SQL tests, when there is one
-  fuzz      the fuzzers, briefly, when there are any
+  fuzz      each fuzzer for ten seconds (scripts/fuzz.sh: for longer)
 
 Without a part: all of them.
 END
@@ -78,7 +78,7 @@ run_part() {
   fi
   say "$part tests"
   case $part in
-  unit | asan) as_owner "${run[@]}" --parallel "$(nproc)" ;; # no root where none is needed
+  unit | asan | fuzz) as_owner "${run[@]}" --parallel "$(nproc)" ;; # no root where none is needed
   *) "${run[@]}" ;;
   esac 2>&1 | tee "$logs/$part" || status=1
   verdict "$part" "$status" "$logs/$part"
@@ -91,7 +91,7 @@ else
   if [[ $ci ]]; then die "CI asked for every test, and some need root"; fi
 fi
 
-if wants unit || wants runtime || wants cases || wants regress || wants fuzz; then
+if wants unit || wants runtime || wants cases || wants regress; then
   say "build: release"
   build release
 fi
@@ -99,13 +99,17 @@ if wants asan; then
   say "build: unit tests with sanitizers"
   build asan unit_tests
 fi
+if wants fuzz; then
+  say "build: fuzzers"
+  build fuzz
+fi
 
 run_part unit release unit
 run_part asan asan unit
 run_part runtime release runtime
 run_part cases release cases optional
 run_part regress release regress optional
-run_part fuzz release fuzz optional
+run_part fuzz fuzz fuzz
 
 say "summary"
 printf '%s\n' "${summary[@]}"

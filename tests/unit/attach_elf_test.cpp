@@ -182,6 +182,26 @@ TEST(ElfFile, refuses_what_is_none)
                                         std::string(200, '\xff'))));
 }
 
+// 65,535 segments may name the same megabytes: nobody has the memory for that many copies.
+TEST(ElfFile, refuses_segments_that_overlap)
+{
+  TemporaryFile file;
+  std::string bytes = own_bytes();
+  Elf64_Ehdr header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  for (std::size_t i = 0; i < header.e_phnum; ++i) {
+    char *at = bytes.data() + header.e_phoff + i * sizeof(Elf64_Phdr);
+    Elf64_Phdr segment;
+    std::memcpy(&segment, at, sizeof segment);
+    segment.p_type = PT_LOAD;
+    segment.p_flags = PF_R | PF_X;
+    segment.p_offset = 0;
+    segment.p_filesz = segment.p_memsz = bytes.size();
+    std::memcpy(at, &segment, sizeof segment);
+  }
+  EXPECT_FALSE(ElfFile::open(file.write(bytes)));
+}
+
 TEST(ElfFile, survives_cut_files)
 {
   TemporaryFile file;

@@ -71,9 +71,14 @@ FakeProcess::FakeProcess(Layout layout)
 
 std::uint64_t FakeProcess::root() const { return image_->get<std::uint64_t>(kVariable); }
 
+std::unique_ptr<ForeignMemory> FakeProcess::memory() const
+{
+  return std::make_unique<FakeMemory>(image_);
+}
+
 Sweeper FakeProcess::sweeper(SweepLimits limits) const
 {
-  return {*layout_, kVariable, std::make_unique<FakeMemory>(image_), limits};
+  return {*layout_, kVariable, memory(), limits};
 }
 
 std::uint64_t FakeProcess::take(std::uint64_t size)

@@ -78,6 +78,7 @@ public:
   Image &image() { return *image_; }
   const Layout &layout() const { return *layout_; }
   std::uint64_t root() const;
+  std::unique_ptr<ForeignMemory> memory() const; // of this process, as it is when it is read
   Sweeper sweeper(SweepLimits limits = {}) const;
 
   static constexpr std::uint64_t kVariable = 0x400000; // TopMemoryContext

@@ -25,6 +25,11 @@ TEST(Redact, drops_literals_and_keeps_the_rest)
       {R"('back\' x)", "? x"},
       {R"(E'it\'s' x)", "? x"},
       {R"(e'a\\' x)", "? x"},
+      // A string goes on in the next line, with the escapes that it began with.
+      {"E'a'\n 'it\\'s' x", "? x"},
+      {"e'a' -- it's\n\t-- a secret\r\n'it\\'s' x", "? x"},
+      {"E'a' 'it\\' x", "? ? x"},
+      {"'a'\n'it\\' x", "?\n? x"},
       {"B'01' X'ff' N'n'", "? ? ?"},
       {"U&'d\\0061t' x", "? x"},
       {"$$body 'x'$$ y", "? y"},

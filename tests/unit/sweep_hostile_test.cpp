@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "collect/context_header.h"
 #include "fake_process.h"
 
 namespace pgmemtrace::test {
@@ -31,6 +32,16 @@ struct HostileSweep : testing::Test {
     return process.image().get<std::uint64_t>(context + layout.aset.blocks);
   }
 };
+
+// Of a layout that somebody made for --postgres-btf: readers hold kMaxImage bytes of a header.
+TEST(HeaderDecoder, reads_no_more_than_an_image_by_any_layout)
+{
+  Layout layout = layout_15();
+  layout.slab.size = 2 * HeaderDecoder::kMaxImage;
+  const HeaderDecoder decoder(layout);
+  EXPECT_LE(decoder.image_size(), HeaderDecoder::kMaxImage);
+  EXPECT_LE(decoder.least_size(), decoder.image_size());
+}
 
 TEST_F(HostileSweep, a_circle_among_the_children_ends)
 {
@@ -190,6 +201,29 @@ TEST_F(HostileSweep, a_slab_with_nonsense_sizes_is_not_exact)
   const auto tree = sweep();
   EXPECT_FALSE(tree.complete);
   EXPECT_FALSE(tree.contexts[1].exact);
+}
+
+// From 16 on the number of lists says nothing of the chunks in a block.  Eight blocks of 2^30 free
+// chunks of 2^31 bytes have, modulo 2^64, no free byte: that would fit.
+TEST(HostileSlab, chunks_that_no_block_can_hold_are_not_counted)
+{
+  FakeProcess process(layout_17());
+  const auto top = process.alloc_set(0, "TopMemoryContext", 8192);
+  const int chunks = 1 << 30;
+  const auto slab = process.slab(top, "TXN", 8, 30, std::vector<int>(8, 3));
+  const Layout &layout = process.layout();
+  process.image().put(slab + layout.slab.full_chunk_size, std::uint32_t{1} << 31);
+  process.image().put(slab + layout.slab.chunks_per_block, std::int32_t{chunks});
+  auto node = process.image().get<std::uint64_t>(slab + layout.slab.blocklist + 8);
+  for (int i = 0; i < 8; ++i) {
+    process.image().put(node - layout.slab_block.node + layout.slab_block.nfree,
+                        std::int32_t{chunks});
+    node = process.image().get<std::uint64_t>(node + 8);
+  }
+  const auto tree = process.sweeper().sweep(Pass::exact);
+  ASSERT_TRUE(tree);
+  EXPECT_FALSE(tree->complete);
+  EXPECT_FALSE(tree->contexts.back().exact);
 }
 
 // ---- torn reads ----------------------------------------------------------------------

@@ -194,6 +194,8 @@ Result<> ElfFile::Impl::read_headers(const std::string &path)
   if (elf_getphdrnum(elf.get(), &count) != 0)
     return not_elf;
   const std::uint64_t size = file.size();
+  // Linkers put no byte into two segments.  Thousands of segments that do would each be copied.
+  std::uint64_t left = size;
   for (std::size_t i = 0; i < count; ++i) {
     GElf_Phdr phdr;
     if (gelf_getphdr(elf.get(), static_cast<int>(i), &phdr) == nullptr)
@@ -203,6 +205,9 @@ Result<> ElfFile::Impl::read_headers(const std::string &path)
     if (phdr.p_offset > size || phdr.p_filesz > size - phdr.p_offset ||
         phdr.p_vaddr > UINT64_MAX - phdr.p_filesz)
       return Error{"read " + path + ": the file is cut short", 0, {}};
+    if (phdr.p_filesz > left)
+      return Error{"read " + path + ": its segments overlap", 0, {}};
+    left -= phdr.p_filesz;
     loads.push_back({phdr.p_vaddr, phdr.p_offset, phdr.p_filesz, phdr.p_flags, {}});
   }
   if (loads.empty())

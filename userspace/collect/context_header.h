@@ -10,6 +10,7 @@
 //   `------------------- image_size() --------------------'
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -46,7 +47,7 @@ public:
 
   std::size_t image_size() const { return image_size_; }
   // A Slab has no keeper block; at the end of the heap less than a whole image can be read.
-  std::size_t least_size() const { return layout_.slab.size; }
+  std::size_t least_size() const { return std::min<std::size_t>(layout_.slab.size, image_size_); }
   std::size_t head_size() const { return head_size_; }
 
   // `image`: image_size() bytes.  type is unknown if this is no context.

@@ -375,7 +375,8 @@ private:
     chunk_size_ = field<std::uint32_t>(slab, at.full_chunk_size);
     block_size_ = field<std::uint32_t>(slab, at.block_size);
     chunks_per_block_ = field<std::int32_t>(slab, at.chunks_per_block);
-    if (chunks_per_block_ <= 0 || block_size_ == 0)
+    if (chunks_per_block_ <= 0 || block_size_ == 0 ||
+        chunk_size_ * static_cast<std::uint64_t>(chunks_per_block_) > block_size_)
       return ExactState::torn;
     return at.blocklist == kAbsent ? begin_by_free_chunks(slab) : begin_block_lists(slab);
   }

@@ -48,6 +48,37 @@ std::size_t line_comment_length(std::string_view text)
   return std::min(text.find_first_of("\r\n"), text.size());
 }
 
+// White space with a line's end in it, and a quote behind: there a string goes on (scan.l:
+// quotecontinue).  0 if it does not.
+std::size_t continuation_length(std::string_view text)
+{
+  bool next_line = false;
+  std::size_t i = 0;
+  while (i < text.size()) {
+    if (text.substr(i).starts_with("--")) {
+      i += line_comment_length(text.substr(i));
+    } else if (is_space(text[i])) {
+      next_line = next_line || text[i] == '\n' || text[i] == '\r';
+      ++i;
+    } else {
+      break;
+    }
+  }
+  return next_line && text.substr(i).starts_with('\'') ? i : 0;
+}
+
+// What follows E.  Of other strings each part is a literal of its own: there it makes no
+// difference.
+std::size_t escape_string_length(std::string_view text)
+{
+  std::size_t length = quoted_length(text, '\'', true);
+  while (const std::size_t gap = continuation_length(text.substr(length))) {
+    length += gap;
+    length += quoted_length(text.substr(length), '\'', true);
+  }
+  return length;
+}
+
 // Unlike C's, SQL's block comments nest.
 std::size_t block_comment_length(std::string_view text)
 {
@@ -122,7 +153,8 @@ Token name_or_prefixed_string(std::string_view text)
   const std::string_view rest = text.substr(name);
   if (is_string_prefix(text.substr(0, name), rest)) {
     const bool escapes = text[0] == 'e' || text[0] == 'E';
-    return {name + quoted_length(rest, '\'', escapes), Token::Kind::literal};
+    return {name + (escapes ? escape_string_length(rest) : quoted_length(rest, '\'', false)),
+            Token::Kind::literal};
   }
   if (name == 1 && (text[0] == 'u' || text[0] == 'U') && rest.starts_with("&'"))
     return {2 + quoted_length(rest.substr(1), '\'', false), Token::Kind::literal};
