@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "attach/aarch64.h"
 #include "attach/instruction.h"
 
 // This very executable is a "server" for plan_probes(): it has one function that is called
