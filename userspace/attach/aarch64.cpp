@@ -169,7 +169,7 @@ bool kernel_emulates_aarch64(std::uint32_t instruction)
 // The same file, aarch64_insn_is_steppable().  Stricter than the kernel in three things:
 // literal loads (of integers simulated with faults until 6.12, refused from then on; those of
 // SIMD registers are stepped in all and load from beside the copy), memory copies (refused
-// since 6.12 only) and udf.
+// since 6.13) and udf.
 bool refuses_probe_aarch64(std::uint32_t instruction)
 {
   if (kernel_emulates_aarch64(instruction))
