@@ -134,7 +134,7 @@ public:
                     kUndefined.matches(word) || kExclusive.matches(word);
     out.registers_written = capstone_.registers_written(register_number);
     if (kMove.matches(word))
-      out.copied = Instruction::Copy{word >> 16 & 0x1f, word & 0x1f};
+      out.move = Move{word >> 16 & 0x1f, word & 0x1f};
     return out;
   }
 

@@ -17,6 +17,10 @@
 
 namespace pgmemtrace {
 
+struct Move {
+  unsigned from = 0, to = 0;
+};
+
 struct Instruction {
   std::uint64_t address = 0;
   std::uint32_t size = 0;
@@ -29,10 +33,7 @@ struct Instruction {
   // Bit i: register i, or a part of it.  The arguments' registers come first, in their order;
   // on AArch64 these are x0 to x30, on x86-64 the others have no number.
   std::uint32_t registers_written = 0;
-  struct Copy {
-    std::uint32_t from, to;
-  };
-  std::optional<Copy> copied; // a whole register into another
+  std::optional<Move> move; // of one whole register to another
 };
 
 class Disassembler {

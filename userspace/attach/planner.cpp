@@ -73,10 +73,10 @@ public:
   void follow(const Instruction &instruction)
   {
     for (std::uint32_t &holders : holders_) {
-      const bool copied = instruction.copied && (holders >> instruction.copied->from & 1U) != 0;
+      const bool moved = instruction.move && (holders >> instruction.move->from & 1U) != 0;
       holders &= ~instruction.registers_written;
-      if (copied)
-        holders |= 1U << instruction.copied->to;
+      if (moved)
+        holders |= 1U << instruction.move->to;
     }
   }
 
