@@ -82,6 +82,8 @@ const volatile __u32 task_tgid = 0;
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 top_transaction_context = 0;
 const volatile __u64 my_be_entry = 0;
+/* arm64: number of the register that holds a function's argument at the probe's site. */
+const volatile __u8 argument_registers[PGMT_PROBES][PGMT_PROBE_ARGUMENTS] = {};
 
 const volatile __u64 detail_every_ns = 10 * 1000 * 1000; /* close looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000;	 /* per process */
@@ -325,6 +327,26 @@ static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 pro
 	if ((p->hits[probe] & 63) == 0)
 		p->timed_ns = *now;
 	return p;
+}
+
+/*
+ * Argument `i` of the function that was hit.  An arm64 function may have moved it before the
+ * first instruction that the kernel simulates (standard_ExecutorEnd of 15, 17, 18: x0 lies in
+ * x22).  A program may not read its context at an offset that is no constant to the compiler,
+ * though the verifier knows it: hence the helper.
+ */
+static __always_inline __u64 argument(struct pt_regs *ctx, __u32 probe, __u32 i)
+{
+#if defined(__TARGET_ARCH_arm64)
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value),
+			      &__PT_REGS_CAST(ctx)->regs[argument_registers[probe][i] & 31]);
+	return value;
+#else
+	(void)probe;
+	return i ? PT_REGS_PARM2(ctx) : PT_REGS_PARM1(ctx);
+#endif
 }
 
 static __always_inline void finish(struct pgmt_process *p, __u32 probe)
@@ -816,8 +838,8 @@ int boundary_start(struct pt_regs *ctx)
 		return 0;
 	if (!nested(p, ctx)) {
 		if (statement_began(p, now))
-			capture_query(p, PT_REGS_PARM1(ctx));
-		p->query_desc = PT_REGS_PARM1(ctx);
+			capture_query(p, argument(ctx, PGMT_PROBE_START, 0));
+		p->query_desc = argument(ctx, PGMT_PROBE_START, 0);
 		p->phase = PGMT_PHASE_EXECUTE;
 	}
 	p->nesting++;
@@ -836,7 +858,7 @@ int boundary_end(struct pt_regs *ctx)
 	if (!p)
 		return 0;
 	/* Cursors interleave and errors skip ends: the QueryDesc tells the statement's own. */
-	outer = p->query_desc == PT_REGS_PARM1(ctx);
+	outer = p->query_desc == argument(ctx, PGMT_PROBE_END, 0);
 	/* All memory of the statement is still there: the one moment to see its peak. */
 	if (affordable(p, now)) {
 		walk(p, now, false);
@@ -870,10 +892,11 @@ int boundary_util(struct pt_regs *ctx)
 		return 0;
 	if (!nested(p, ctx)) {
 		if (statement_began(p, now))
-			capture_text(p, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+			capture_text(p, argument(ctx, PGMT_PROBE_UTILITY, 0),
+				     argument(ctx, PGMT_PROBE_UTILITY, 1));
 		p->query_desc = 0;
-		p->utility_stmt = PT_REGS_PARM1(ctx);
-		p->utility_text = PT_REGS_PARM2(ctx);
+		p->utility_stmt = argument(ctx, PGMT_PROBE_UTILITY, 0);
+		p->utility_text = argument(ctx, PGMT_PROBE_UTILITY, 1);
 		p->utility_sp = PT_REGS_SP(ctx);
 		p->phase = PGMT_PHASE_UTILITY;
 	}

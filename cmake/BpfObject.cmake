@@ -18,7 +18,7 @@ endif()
 
 # clang -target bpf does not search the multiarch folder that holds <asm/types.h>.
 set(PGMT_BPF_FLAGS -g -O2 -Wall -Wextra -Werror -target bpf -D__TARGET_ARCH_${PGMT_BPF_ARCH}
-    -idirafter /usr/include/${CMAKE_LIBRARY_ARCHITECTURE} -I${PROJECT_SOURCE_DIR}/include)
+    -idirafter ${CMAKE_SYSROOT}/usr/include/${CMAKE_LIBRARY_ARCHITECTURE} -I${PROJECT_SOURCE_DIR}/include)
 
 function(pgmt_bpf_object name source)
   cmake_path(ABSOLUTE_PATH source OUTPUT_VARIABLE src)

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # check-layouts.sh - compares bpf/layouts/pgNN.h with the server headers of that major.
 #
+# check-layouts.sh [SYSROOT]: with one, of the arm64 headers in that folder (made by arm64.sh),
+# by compiling alone: nothing of arm64 is run.
+#
 # Needs postgresql-server-dev-NN; majors without it are named and skipped, none at all is a
 # failure.  The private structs of aset.c, generation.c, slab.c and bump.c are in no header:
 # tests/unit/attach_layout_test.cpp compares those with the servers' debug information.
@@ -9,6 +12,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+sysroot=${1-}
 
 fields='
 MemoryContextData type isReset allowInCritSection mem_allocated methods parent firstchild prevchild nextchild name ident reset_cbs
@@ -35,6 +39,17 @@ program() {
   echo 'return 0; }'
 }
 
+# The same program for another machine: our values, asserted when it is compiled.
+assertions() {
+  printf '%s\n' "$1" '#include <stddef.h>'
+  while read -r field offset size; do
+    struct=${field%%.*}
+    member=${field#*.}
+    printf '_Static_assert(offsetof(struct %s, %s) == %s && sizeof(((struct %s *) 0)->%s) == %s, "%s");\n' \
+      "$struct" "$member" "$offset" "$struct" "$member" "$size" "$field"
+  done <"$2"
+}
+
 # libpq-be.h wants these; what they declare changes no field that is compared (pointers to it).
 mkdir -p "$work/stubs/gssapi" "$work/stubs/openssl"
 cat >"$work/stubs/gssapi/gssapi.h" <<'EOF'
@@ -43,13 +58,28 @@ typedef void *gss_cred_id_t, *gss_ctx_id_t, *gss_name_t;
 EOF
 printf 'typedef struct ssl_st SSL; typedef struct x509_st X509;\n' >"$work/stubs/openssl/ssl.h"
 : >"$work/stubs/openssl/err.h"
+: >"$work/stubs/gssapi/gssapi_ext.h"
+
+# Do the server's headers say what ours.txt says?  Uses the variables of the loop below.
+theirs_agree() {
+  if [ -n "$sysroot" ]; then
+    assertions "$includes" "$work/ours.txt" >"$work/theirs.c"
+    clang --target=aarch64-linux-gnu --sysroot="$sysroot" -w -fsyntax-only \
+      -I"$headers" -idirafter "$work/stubs" "$work/theirs.c"
+    return
+  fi
+  program "$includes" "$wanted" >"$work/theirs.c"
+  cc -w -I"$headers" -idirafter "$work/stubs" -o "$work/theirs" "$work/theirs.c"
+  "$work/theirs" >"$work/theirs.txt"
+  diff -u "$work/theirs.txt" "$work/ours.txt"
+}
 
 checked=0
 failed=0
 for layout in "$root"/bpf/layouts/pg*.h; do
   major=$(basename "$layout" .h)
   major=${major#pg}
-  headers=/usr/include/postgresql/$major/server
+  headers=$sysroot/usr/include/postgresql/$major/server
   if [ ! -d "$headers" ]; then
     echo "pg$major: skipped, no $headers"
     continue
@@ -61,7 +91,7 @@ for layout in "$root"/bpf/layouts/pg*.h; do
     status_header='#include "utils/backend_status.h"'
   fi
   program "#include \"$layout\"" "$wanted" >"$work/ours.c"
-  program '#include "postgres.h"
+  includes='#include "postgres.h"
 #include "executor/execdesc.h"
 #include "lib/ilist.h"
 #include "libpq/libpq-be.h"
@@ -69,12 +99,10 @@ for layout in "$root"/bpf/layouts/pg*.h; do
 #include "nodes/plannodes.h"
 #include "postmaster/bgworker.h"
 '"$status_header"'
-#undef printf' "$wanted" >"$work/theirs.c"
+#undef printf'
   cc -w -o "$work/ours" "$work/ours.c"
-  cc -w -I"$headers" -idirafter "$work/stubs" -o "$work/theirs" "$work/theirs.c"
   "$work/ours" >"$work/ours.txt"
-  "$work/theirs" >"$work/theirs.txt"
-  if diff -u "$work/theirs.txt" "$work/ours.txt"; then
+  if theirs_agree; then
     echo "pg$major: $(wc -l <"$work/ours.txt") fields agree with $headers"
   else
     echo "pg$major: differs from $headers" >&2

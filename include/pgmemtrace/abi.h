@@ -33,6 +33,9 @@ enum pgmt_probe {
 	PGMT_PROBES,
 };
 
+/* How many of its arguments a probed function is read for. */
+#define PGMT_PROBE_ARGUMENTS 2
+
 /*
  * The root contexts that the O(1) check compares: those that nothing empties.  MessageContext is
  * empty at settle, and TopTransactionContext grows with every statement of a healthy

@@ -1,84 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// instruction.cpp - Capstone for x86-64 and AArch64, and the kernel's tables.
+// instruction.cpp - x86-64 decoded, and the tables of the x86 kernel; the choice of the machine.
 #include "attach/instruction.h"
 
-#include <array>
-#include <cstring>
+#include <utility>
 
-#include <capstone/capstone.h>
-#include <fmt/format.h>
+#include "attach/aarch64.h"
+#include "attach/capstone.h"
 
 namespace pgmemtrace {
 namespace {
-
-// Owns a Capstone handle and the one instruction that it decodes into.
-class Capstone {
-public:
-  static Result<Capstone> open(cs_arch arch, cs_mode mode)
-  {
-    csh handle = 0;
-    cs_err err = cs_open(arch, mode, &handle);
-    if (err != CS_ERR_OK)
-      return Error{fmt::format("start the disassembler: {}", cs_strerror(err)), 0, {}};
-    // Before cs_malloc(), which allocates details only for a handle that has them.
-    err = cs_option(handle, CS_OPT_DETAIL, CS_OPT_ON);
-    Capstone capstone(handle);
-    if (err != CS_ERR_OK)
-      return Error{fmt::format("start the disassembler: {}", cs_strerror(err)), 0, {}};
-    return capstone;
-  }
-
-  const cs_insn *decode(std::span<const std::byte> code, std::uint64_t address)
-  {
-    const auto *at = reinterpret_cast<const std::uint8_t *>(code.data());
-    std::size_t left = code.size();
-    return cs_disasm_iter(*handle_, &at, &left, &address, instruction_.get()) ? instruction_.get()
-                                                                              : nullptr;
-  }
-
-  // `argument_of`: register -> index of the argument that it holds, or -1.
-  template <typename F> unsigned arguments_written(F argument_of)
-  {
-    cs_regs read{};
-    cs_regs written{};
-    std::uint8_t reads = 0;
-    std::uint8_t writes = 0;
-    // What cannot be told counts as written.
-    if (cs_regs_access(*handle_, instruction_.get(), read, &reads, written, &writes) != CS_ERR_OK)
-      return ~0U;
-    unsigned mask = 0;
-    for (unsigned i = 0; i < writes; i++)
-      if (int argument = argument_of(written[i]); argument >= 0)
-        mask |= 1U << argument;
-    return mask;
-  }
-
-  bool in_group(unsigned group) const { return cs_insn_group(*handle_, instruction_.get(), group); }
-
-private:
-  struct Close {
-    void operator()(csh *handle) const
-    {
-      cs_close(handle);
-      delete handle;
-    }
-  };
-  struct Free {
-    void operator()(cs_insn *instruction) const { cs_free(instruction, 1); }
-  };
-
-  explicit Capstone(csh handle) : handle_(new csh(handle)), instruction_(cs_malloc(handle)) {}
-
-  std::unique_ptr<csh, Close> handle_;
-  std::unique_ptr<cs_insn, Free> instruction_;
-};
-
-std::string text_of(const cs_insn &instruction)
-{
-  if (instruction.op_str[0] == '\0')
-    return instruction.mnemonic;
-  return fmt::format("{} {}", instruction.mnemonic, instruction.op_str);
-}
 
 // System V: rdi, rsi, rdx, rcx, r8, r9.
 int x86_64_argument(unsigned reg)
@@ -114,16 +44,6 @@ int x86_64_argument(unsigned reg)
   }
 }
 
-// AAPCS64: x0 to x7.
-int aarch64_argument(unsigned reg)
-{
-  if (reg >= ARM64_REG_X0 && reg <= ARM64_REG_X7)
-    return static_cast<int>(reg - ARM64_REG_X0);
-  if (reg >= ARM64_REG_W0 && reg <= ARM64_REG_W7)
-    return static_cast<int>(reg - ARM64_REG_W0);
-  return -1;
-}
-
 class X86_64 final : public Disassembler {
 public:
   explicit X86_64(Capstone capstone) : capstone_(std::move(capstone)) {}
@@ -142,66 +62,11 @@ public:
     const cs_x86 &detail = raw->detail->x86;
     if (branch && detail.op_count == 1 && detail.operands[0].type == X86_OP_IMM)
       out.target = static_cast<std::uint64_t>(detail.operands[0].imm);
-    out.arguments_written = capstone_.arguments_written(x86_64_argument);
+    out.registers_written = capstone_.registers_written(x86_64_argument);
     return out;
   }
 
   std::uint32_t alignment() const override { return 1; }
-
-private:
-  Capstone capstone_;
-};
-
-// The operand of an AArch64 branch: `bits` wide at `shift`, in instructions.
-std::uint64_t aarch64_target(std::uint64_t address, std::uint32_t instruction, int shift, int bits)
-{
-  const auto field = static_cast<std::int64_t>(instruction) >> shift;
-  const std::int64_t sign = std::int64_t{1} << (bits - 1);
-  const std::int64_t value = ((field & ((std::int64_t{1} << bits) - 1)) ^ sign) - sign;
-  return address + static_cast<std::uint64_t>(value * 4);
-}
-
-struct Pattern {
-  std::uint32_t mask, value;
-  bool matches(std::uint32_t instruction) const { return (instruction & mask) == value; }
-};
-// Arm ARM, C4.1.66; the same masks as arch/arm64/include/asm/insn.h.
-constexpr Pattern kBranch{0x7c000000, 0x14000000};         // b, bl
-constexpr Pattern kCompareBranch{0x7e000000, 0x34000000};  // cbz, cbnz
-constexpr Pattern kTestBranch{0x7e000000, 0x36000000};     // tbz, tbnz
-constexpr Pattern kConditional{0xff000010, 0x54000000};    // b.cond
-constexpr Pattern kRegisterBranch{0xfe000000, 0xd6000000}; // br, blr, ret, eret and their PAC forms
-constexpr Pattern kBr{0xfffffc1f, 0xd61f0000};
-constexpr Pattern kBlr{0xfffffc1f, 0xd63f0000};
-constexpr Pattern kRet{0xfffffc1f, 0xd65f0000};
-constexpr Pattern kAddress{0x1f000000, 0x10000000};   // adr, adrp
-constexpr Pattern kException{0xff000000, 0xd4000000}; // svc, brk, hlt
-
-class AArch64 final : public Disassembler {
-public:
-  explicit AArch64(Capstone capstone) : capstone_(std::move(capstone)) {}
-
-  std::optional<Instruction> decode(std::span<const std::byte> code, std::uint64_t address) override
-  {
-    const cs_insn *raw = capstone_.decode(code, address);
-    if (!raw)
-      return std::nullopt;
-    std::uint32_t word = 0;
-    std::memcpy(&word, code.data(), sizeof(word)); // both machines are little-endian
-    Instruction out{.address = address, .size = raw->size, .text = text_of(*raw)};
-    out.emulated = kernel_emulates_aarch64(word);
-    if (kBranch.matches(word))
-      out.target = aarch64_target(address, word, 0, 26);
-    else if (kCompareBranch.matches(word) || kConditional.matches(word))
-      out.target = aarch64_target(address, word, 5, 19);
-    else if (kTestBranch.matches(word))
-      out.target = aarch64_target(address, word, 5, 14);
-    out.ends_path = out.target || kRegisterBranch.matches(word) || kException.matches(word);
-    out.arguments_written = capstone_.arguments_written(aarch64_argument);
-    return out;
-  }
-
-  std::uint32_t alignment() const override { return 4; }
 
 private:
   Capstone capstone_;
@@ -218,12 +83,7 @@ Result<std::unique_ptr<Disassembler>> Disassembler::create(ElfFile::Machine mach
       return capstone.error();
     return std::unique_ptr<Disassembler>(std::make_unique<X86_64>(*std::move(capstone)));
   }
-  case ElfFile::Machine::aarch64: {
-    auto capstone = Capstone::open(CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN);
-    if (!capstone)
-      return capstone.error();
-    return std::unique_ptr<Disassembler>(std::make_unique<AArch64>(*std::move(capstone)));
-  }
+  case ElfFile::Machine::aarch64: return aarch64_disassembler();
   case ElfFile::Machine::other: break;
   }
   return Error{"decode machine code: neither x86-64 nor AArch64", 0, {}};
@@ -249,17 +109,6 @@ bool kernel_emulates_x86_64(std::span<const std::byte> instruction)
   case 6: return at(0) == 0x0f && at(1) >= 0x80 && at(1) <= 0x8f;
   default: return false;
   }
-}
-
-// Linux arch/arm64/kernel/probes/decode-insn.c: arm_probe_decode_insn().  ldr (literal) is
-// refused for uprobes since 6.12; nop is stepped before 6.13, and hints (bti, paciasp) are.
-bool kernel_emulates_aarch64(std::uint32_t instruction)
-{
-  for (const Pattern &pattern :
-       {kBranch, kCompareBranch, kTestBranch, kConditional, kBr, kBlr, kRet, kAddress})
-    if (pattern.matches(instruction))
-      return true;
-  return false;
 }
 
 } // namespace pgmemtrace

@@ -17,14 +17,23 @@
 
 namespace pgmemtrace {
 
+struct Move {
+  unsigned from = 0, to = 0;
+};
+
 struct Instruction {
   std::uint64_t address = 0;
   std::uint32_t size = 0;
-  std::string text;                    // "push rbp"
-  bool emulated = false;               // the kernel does its work without single-stepping it
-  bool ends_path = false;              // jump, call, return, trap: what follows may not be reached
+  std::string text;      // "push rbp"
+  bool emulated = false; // the kernel does its work without single-stepping it
+  // Jump, call, return, trap: what follows may not be reached, or must not be interrupted.
+  bool ends_path = false;
   std::optional<std::uint64_t> target; // of a direct jump or call
-  unsigned arguments_written = 0;      // bit i: the register of argument i, or a part of it
+  bool refused = false;                // the kernel takes no probe on it, or breaks it
+  // Bit i: register i, or a part of it.  The arguments' registers come first, in their order;
+  // on AArch64 these are x0 to x30, on x86-64 the others have no number.
+  std::uint32_t registers_written = 0;
+  std::optional<Move> move; // of one whole register to another
 };
 
 class Disassembler {
@@ -40,8 +49,7 @@ public:
   virtual std::uint32_t alignment() const = 0;
 };
 
-// Rules of the kernel, on the instruction's bytes; exposed for tests.
+// The x86 kernel's rules, on the instruction's bytes; exposed for tests.  arm64's: aarch64.h.
 bool kernel_emulates_x86_64(std::span<const std::byte> instruction);
-bool kernel_emulates_aarch64(std::uint32_t instruction);
 
 } // namespace pgmemtrace

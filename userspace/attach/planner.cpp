@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 #include "attach/instruction.h"
 
@@ -58,16 +61,71 @@ bool leads_back(Disassembler &disassembler, std::span<const std::byte> function,
   return false;
 }
 
-std::optional<Instruction> first_emulated(Disassembler &disassembler,
-                                          std::span<const std::byte> function, std::uint64_t entry,
-                                          unsigned arguments_read)
+// Which registers hold each argument, followed from the entry.
+class Arguments {
+public:
+  Arguments()
+  {
+    for (std::size_t i = 0; i < holders_.size(); i++)
+      holders_[i] = 1U << i;
+  }
+
+  void follow(const Instruction &instruction)
+  {
+    for (std::uint32_t &holders : holders_) {
+      const bool moved = instruction.move && (holders >> instruction.move->from & 1U) != 0;
+      holders &= ~instruction.registers_written;
+      if (moved)
+        holders |= 1U << instruction.move->to;
+    }
+  }
+
+  bool all_of(unsigned wanted) const
+  {
+    for (std::size_t i = 0; i < holders_.size(); i++)
+      if ((wanted >> i & 1U) != 0 && holders_[i] == 0)
+        return false;
+    return true;
+  }
+
+  // An argument's own register is the first of those that hold it.
+  ArgumentRegisters registers() const
+  {
+    ArgumentRegisters out{};
+    std::ranges::transform(holders_, out.begin(), [](std::uint32_t holders) {
+      return holders == 0 ? kNoRegister : static_cast<std::uint8_t>(std::countr_zero(holders));
+    });
+    return out;
+  }
+
+private:
+  std::array<std::uint32_t, std::tuple_size_v<ArgumentRegisters>> holders_{};
+};
+
+struct Choice {
+  Instruction instruction;
+  ArgumentRegisters arguments;
+};
+
+// The first instruction that every call reaches with its arguments in registers and that
+// `fits`.
+template <typename F>
+std::optional<Choice> first_that(Disassembler &disassembler, std::span<const std::byte> function,
+                                 std::uint64_t entry, unsigned arguments_read, F fits)
 {
+  Arguments arguments;
   std::size_t offset = 0;
   while (offset < function.size()) {
     auto instruction = disassembler.decode(function.subspan(offset), entry + offset);
-    if (!instruction || instruction->emulated)
-      return instruction;
-    if (instruction->ends_path || (instruction->arguments_written & arguments_read) != 0)
+    if (!instruction)
+      return std::nullopt;
+    if (fits(*instruction)) {
+      if (leads_back(disassembler, function, entry, instruction->address))
+        return std::nullopt; // and so it does to all behind it
+      return Choice{*std::move(instruction), arguments.registers()};
+    }
+    arguments.follow(*instruction);
+    if (instruction->ends_path || !arguments.all_of(arguments_read))
       return std::nullopt;
     offset += instruction->size;
   }
@@ -109,6 +167,7 @@ std::optional<std::string> add_site(const ElfFile &elf, const Candidate &candida
                         .displacement = placement->displacement,
                         .instruction = placement->instruction,
                         .emulated = placement->emulated,
+                        .arguments = placement->arguments,
                         .callers = callers});
   return std::nullopt;
 }
@@ -169,14 +228,20 @@ Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byt
   auto disassembler = Disassembler::create(machine);
   if (!disassembler)
     return disassembler.error();
-  auto entry = (*disassembler)->decode(function, address);
-  if (!entry)
+  if (!(*disassembler)->decode(function, address))
     return Error{"the function's first instruction cannot be decoded", 0, {}};
 
-  auto site = first_emulated(**disassembler, function, address, arguments_read);
-  if (site && !leads_back(**disassembler, function, address, site->address))
-    return Placement{static_cast<std::uint32_t>(site->address - address), site->text, true};
-  return Placement{0, entry->text, false};
+  const auto first = [&](auto fits) {
+    return first_that(**disassembler, function, address, arguments_read, fits);
+  };
+  auto choice = first([](const Instruction &instruction) { return instruction.emulated; });
+  if (!choice)
+    choice = first([](const Instruction &instruction) { return !instruction.refused; });
+  if (!choice)
+    return Error{"the kernel refuses a probe on its first instruction", 0, {}};
+  const Instruction &site = choice->instruction;
+  return Placement{static_cast<std::uint32_t>(site.address - address), site.text, site.emulated,
+                   choice->arguments};
 }
 
 std::vector<unsigned> count_callers(ElfFile::Machine machine, std::span<const std::byte> code,

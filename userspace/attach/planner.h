@@ -7,11 +7,14 @@
 //   - that every call reaches: nothing before it jumps, calls or returns;
 //   - that a call reaches once: no branch leads back between the entry and it (direct
 //     branches are checked; a jump table leads to labels behind the first branch);
-//   - before which no argument register that the program reads is written.
-// If there is none, it goes on the entry, and is marked as dear.  What the kernel emulates:
-// instruction.cpp.
+//   - at which every argument that the program reads is still in a register: its own, or
+//     (AArch64) one that it was copied to.
+// If there is none, it goes on the entry, and is marked as dear; if the kernel refuses a probe
+// there, on the first other instruction that fits.  What the kernel emulates and refuses:
+// instruction.cpp, aarch64.cpp.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -26,6 +29,11 @@
 
 namespace pgmemtrace {
 
+// Number of the register (Instruction::registers_written) that holds each argument; kNoRegister
+// for one that is nowhere any more.
+inline constexpr std::uint8_t kNoRegister = 0xff;
+using ArgumentRegisters = std::array<std::uint8_t, 6>; // as many as both machines pass so
+
 struct ProbeSite {
   pgmt_probe probe = PGMT_PROBE_START;
   std::string function;
@@ -34,6 +42,7 @@ struct ProbeSite {
   std::uint32_t displacement = 0; // from the function's entry
   std::string instruction;        // "push rbp"
   bool emulated = false;          // false: the kernel single-steps it, dear
+  ArgumentRegisters arguments{};  // where they are at this instruction
   unsigned callers = 0; // direct call and jmp sites outside the function; by pointer not counted
 };
 
@@ -57,11 +66,13 @@ Plan plan_probes(const ElfFile &elf);
 
 // The decision alone, for tests on recorded bytes: offset of the instruction to probe in a
 // function's bytes, given the argument registers (bit 0: first argument) the program reads.
-// An error if the function's first instruction cannot be decoded.
+// An error if the function's first instruction cannot be decoded, or if the kernel refuses a
+// probe wherever the arguments are there.
 struct Placement {
   std::uint32_t displacement = 0;
   std::string instruction;
   bool emulated = false;
+  ArgumentRegisters arguments{};
 };
 Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byte> function,
                               std::uint64_t address, unsigned arguments_read);

@@ -109,6 +109,8 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
   knobs.top_transaction_context = globals.top_transaction_context;
   knobs.my_be_entry = globals.my_be_entry;
+  for (const ProbeSite &site : plan.sites)
+    std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS, knobs.argument_registers[site.probe]);
   if (!options.uprobe_multi)
     for (int probe = 0; probe < PGMT_PROBES; ++probe)
       bpf_program__set_expected_attach_type(program_of(*object, static_cast<pgmt_probe>(probe)),
