@@ -312,6 +312,8 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u3
 	return admit(ctx, task, probe);
 }
 
+#define SAMPLE_MAX_NS 100000
+
 /*
  * Begins a program: whose hit, counted, and when.  NULL: not ours.  One run in 64 is timed, for
  * the governor; walks are timed on their own.
@@ -351,11 +353,18 @@ static __always_inline __u64 argument(struct pt_regs *ctx, __u32 probe, __u32 i)
 
 static __always_inline void finish(struct pgmt_process *p, __u32 probe)
 {
+	__u64 took;
+
 	if (!p->timed_ns)
 		return;
-	p->run_ns[probe] += bpf_ktime_get_ns() - p->timed_ns;
-	p->run_samples[probe]++;
+	took = bpf_ktime_get_ns() - p->timed_ns;
 	p->timed_ns = 0;
+	/* A boundary takes a few us at most.  More: it was preempted, and each sample counts 64
+	 * times, so that one of those would look like a second of ours. */
+	if (took > SAMPLE_MAX_NS)
+		return;
+	p->run_ns[probe] += took;
+	p->run_samples[probe]++;
 }
 
 /* ---- the O(1) check ---- */
