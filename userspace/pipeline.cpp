@@ -23,9 +23,10 @@ constexpr auto kLookAtMost = 2s;      // nor less often
 constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
 constexpr auto kTick = 50ms;          // look at the slots of working processes
 constexpr auto kGovernEvery = 1s;
-constexpr auto kExactShare = 200;      // exact passes: 1/200 of the time, and
-constexpr auto kExactEvery = 2s;       // exact pass over what changed
-constexpr auto kWriteAtMostEvery = 1s; // unless there is a violation to tell
+constexpr std::chrono::nanoseconds kTidyAtMostEvery = 1s; // when slots or events are being lost
+constexpr auto kExactShare = 200;                         // exact passes: 1/200 of the time, and
+constexpr auto kExactEvery = 2s;                          // exact pass over what changed
+constexpr auto kWriteAtMostEvery = 1s;                    // unless there is a violation to tell
 
 std::chrono::nanoseconds thread_cpu()
 {
@@ -211,7 +212,8 @@ void Pipeline::notice_activity(Time now)
   const bool look_at_cpu = now >= look_after_;
   working_ = false;
   const auto began = thread_cpu();
-  if (reader_ && now - tidied_ >= options_.schedule.interval) {
+  if (reader_ &&
+      now - tidied_ >= (reader_->untidy() ? kTidyAtMostEvery : options_.schedule.interval)) {
     tidied_ = now;
     reader_->tidy();
   }
