@@ -274,6 +274,7 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
   auto snapshot = std::make_shared<ProcessSnapshot>();
   snapshot->process = process.identity;
   snapshot->taken_at = Clock::now();
+  snapshot->moment = std::chrono::steady_clock::now();
   snapshot->first = first;
   snapshot->contexts = std::move(tree->contexts);
   snapshot->complete = tree->complete;
@@ -340,12 +341,14 @@ void Pipeline::govern(Time now)
 {
   if (!reader_ || now - governed_ < kGovernEvery)
     return;
+  const double length = governed_ == Time{} ? seconds(kGovernEvery) : seconds(now - governed_);
   governed_ = now;
   periods_.clear();
   for (auto &[id, watched] : watched_)
     if (const auto *process = servers_.find_process(id.pid)) {
       const auto period = measure(*process, watched);
       auto &server = periods_[process->identity.postmaster];
+      server.seconds = length;
       server.probe_seconds += period.probe_seconds;
       server.cpu_seconds += period.cpu_seconds;
     }
