@@ -12,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include "attach/attachments.h"
 #include "collect/sweep.h"
 #include "fake_server.h"
 #include "support/nested_contexts.h"
@@ -275,6 +276,40 @@ TEST_F(FaultsTest, a_server_that_is_killed_in_the_middle_of_a_sweep_is_gone_and_
   EXPECT_EQ(survivor.value("SELECT 41 + 1"), "42");
   EXPECT_EQ(daemon->err().find("warning"), std::string::npos) << daemon->err();
   EXPECT_EQ(daemon->stop(), 0);
+}
+
+// Found in /proc, gone before its executable was opened: the other servers that run it are none the
+// worse for it.
+TEST_F(FaultsTest, a_server_that_ends_before_it_is_probed_spares_the_others)
+{
+  const DataDirectory one;
+  const DataDirectory two;
+  FakeServer first(one, "first");
+  FakeServer second(two, "second");
+  auto servers = ServerList::find(
+      {.selection = {.pids = {first.pid(), second.pid()}}, .postgres_btf = {}, .proc = Proc()});
+  ASSERT_TRUE(servers) << to_string(servers.error());
+  ASSERT_EQ(servers->binaries().size(), 1u);
+  const auto *binary = servers->binaries().front().get();
+  // The executable is opened through the first process that was seen to run it.
+  auto &opened = binary->open_path == Proc().path(first.pid(), "exe") ? first : second;
+  auto &other = &opened == &first ? second : first;
+  KernelMaps maps({});
+  Attachments attachments(maps, {.level = Level::request,
+                                 .selection = {.pids = {first.pid(), second.pid()}},
+                                 .postgres_btf = {},
+                                 .governor = {}});
+  opened.end();
+  for (const auto &error : attachments.follow(*servers, {}))
+    ADD_FAILURE() << to_string(error);
+  EXPECT_EQ(attachments.find(binary), nullptr);
+  const auto changes = servers->refresh();
+  EXPECT_EQ(changes.servers_vanished.size(), 1u);
+  EXPECT_TRUE(servers->servers().contains(other.pid()));
+  for (const auto &error : attachments.follow(*servers, changes))
+    ADD_FAILURE() << to_string(error);
+  ASSERT_NE(attachments.find(binary), nullptr);
+  EXPECT_EQ(attachments.find(binary)->probes.level(), Level::request);
 }
 
 // ---- trees beyond all measure

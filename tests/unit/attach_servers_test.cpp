@@ -117,6 +117,40 @@ TEST(ServerList, newborn_is_identified_later)
   EXPECT_EQ(list->find_process(newborn)->identity.database, "shop");
 }
 
+// Between readdir and open a process may end, and its number may be given to another.
+TEST(ServerList, entries_that_vanish_while_it_looks_cost_nothing_but_themselves)
+{
+  const DataDirectory data;
+  const DataDirectory proc; // as /proc, entry by entry
+  FakeServer server(data, "main");
+  const pid_t backend = server.start("backend");
+  const auto root = fs::path(proc.path());
+  for (const pid_t pid : {server.pid(), backend})
+    fs::create_symlink("/proc/" + std::to_string(pid), root / std::to_string(pid));
+  fs::create_symlink("/proc/self/nothing", root / "100001"); // gone after readdir
+  fs::create_directories(root / "100002"); // gone before its executable was opened
+  std::ofstream(root / "100002" / "stat") << "100002 (postgres) S 1 1 1 0 -1 0 0 0 0 0";
+  fs::create_directories(root / "100003"); // gone after that: a file of nothing
+  fs::create_symlink(PGMT_FAKE_POSTGRES, root / "100003" / "exe");
+  std::ofstream(root / "100003" / "stat").flush();
+
+  ServerList::Options options;
+  options.selection.all = true;
+  options.proc = Proc(root);
+  auto list = ServerList::find(options);
+  ASSERT_TRUE(list) << to_string(list.error());
+  for (int look = 0; look < 2; ++look) {
+    const auto changes = list->refresh();
+    EXPECT_THAT(changes.refused, IsEmpty());
+    EXPECT_EQ(list->servers().size(), 1u);
+    EXPECT_EQ(list->processes().size(), 2u);
+  }
+  fs::remove(root / std::to_string(backend));
+  const auto changes = list->refresh();
+  EXPECT_TRUE(has(changes.vanished, backend));
+  EXPECT_EQ(list->processes().size(), 1u);
+}
+
 TEST(ServerList, new_server_on_the_data_directory_appears)
 {
   const DataDirectory data;
