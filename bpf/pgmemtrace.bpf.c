@@ -278,8 +278,7 @@ static __noinline void come_back(struct pgmt_process *p, __u32 probe)
 	p->phase = PGMT_PHASE_IDLE;
 	p->pending_growth = 0;
 	p->text_request = 0;
-	for (int root = 0; root < PGMT_ROOTS; root++)
-		p->roots[root].context = 0; /* the next look is the baseline */
+	__builtin_memset(p->roots, 0, sizeof(p->roots)); /* the next look is the baseline */
 	if (within_request(probe))
 		join_request(p, counted);
 }

@@ -192,6 +192,33 @@ TEST_F(FaultsTest, a_client_that_vanishes_inside_a_statement_leaves_no_trace)
   EXPECT_EQ(locker.value("SELECT 41 + 1"), "42");
 }
 
+// SIGKILL to one backend: the postmaster ends all others and starts again, and nobody says goodbye.
+TEST_F(FaultsTest, a_crash_restart_frees_every_slot_and_goes_on_counting)
+{
+  auto daemon = watch();
+  ASSERT_TRUE(daemon);
+  std::vector<Session> sessions;
+  for (int i = 0; i < 20; ++i) {
+    sessions.push_back(cluster().connect());
+    sessions.back().exec("SELECT 1");
+  }
+  ASSERT_TRUE(eventually([&] { return hits("start") == 20 && slots_used() >= 20; }));
+  sessions.front().send_async("SELECT pg_sleep(3600)");
+  ASSERT_TRUE(eventually([&] { return hits("start") == 21; }));
+  const auto postmaster = cluster().postmaster_pid();
+  ASSERT_EQ(kill(sessions.front().backend_pid(), SIGKILL), 0);
+  EXPECT_FALSE(sessions.front().finish());
+  ASSERT_TRUE(eventually([&] { return bool(Session::connect(cluster().conninfo())); }));
+  EXPECT_EQ(cluster().postmaster_pid(), postmaster);
+  EXPECT_TRUE(eventually([&] { return slots_used() <= 1; })) << slots_used();
+  const double before = hits("start");
+  EXPECT_GE(before, 21);
+  cluster().connect().exec("SELECT 1");
+  EXPECT_TRUE(eventually([&] { return hits("start") == before + 1; }));
+  EXPECT_EQ(daemon->err().find("warning"), std::string::npos) << daemon->err();
+  EXPECT_EQ(daemon->stop(), 0);
+}
+
 // ---- a server dies -----------------------------------------------------------------------------
 
 // Sweeps a process over and over until it cannot be read any more.
