@@ -97,6 +97,9 @@ const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an e
 /* TimestampTz since when every statement is seen: what began before was joined midway. */
 volatile __u64 statements_since;
 
+/* Raised whenever the level rose: between two values nobody knows what a process did. */
+volatile __u32 level_epoch;
+
 /* ---- maps: shared by the objects of all binaries ---- */
 
 struct {
@@ -155,6 +158,7 @@ struct {
 struct task_state {
 	__u32 slot;    /* index in processes, plus one; 0: none */
 	__u32 refused; /* low half of selection_epoch when it was refused, plus one */
+	__u32 epoch;   /* of the level that its slot's state belongs to */
 };
 
 struct {
@@ -229,23 +233,56 @@ static __always_inline __u64 backend_status(struct pgmt_process *p)
 	return my_be_entry ? read_word(p->load_bias + my_be_entry) : 0;
 }
 
-/*
- * The first hit of a process may lie anywhere in a request that was running before the probes
- * came.  The statement that we see begin is not the client's then, and all until settle is a
- * part of the one that pg_stat_activity shows: deeper on the stack than anything.
- */
-static __always_inline void join_request(struct pgmt_process *p)
+/* The probes that level `statement` adds. */
+static __always_inline bool within_request(__u32 probe)
 {
-	__u64 entry = backend_status(p);
+	return probe == PGMT_PROBE_START || probe == PGMT_PROBE_END || probe == PGMT_PROBE_UTILITY;
+}
 
+/*
+ * The first hit may lie anywhere in a request that was running before the probes came.  The
+ * statement that we see begin is not the client's then, and all until settle is a part of the one
+ * that pg_stat_activity shows: deeper on the stack than anything.  `counted`: as a statement.
+ */
+static __noinline void join_request(struct pgmt_process *p, bool counted)
+{
+	__u64 entry;
+
+	if (!p)
+		return;
+	entry = backend_status(p);
 	if (!entry || read_word(entry + FIELD(PgBackendStatus, st_activity_start_timestamp)) >=
 			  statements_since)
 		return;
-	p->busy_since_ns = p->first_hit_ns;
-	p->statements = 1;
+	p->busy_since_ns = bpf_ktime_get_ns();
+	if (!counted)
+		p->statements++;
 	p->phase = PGMT_PHASE_UTILITY;
+	p->utility_stmt = 0;
 	p->utility_sp = ~0ULL;
 	p->utility_text = read_word(entry + FIELD(PgBackendStatus, st_activity_raw));
+}
+
+/*
+ * The level was lower for a while: what the slot says of a request, of its text and of the state
+ * before it is of another time.  What grew meanwhile is the sweep's to judge.
+ */
+static __noinline void come_back(struct pgmt_process *p, __u32 probe)
+{
+	bool counted;
+
+	if (!p)
+		return;
+	counted = p->busy_since_ns; /* if it is the same request still */
+	p->busy_since_ns = 0;
+	p->query_desc = 0;
+	p->nesting = 0;
+	p->phase = PGMT_PHASE_IDLE;
+	p->pending_growth = 0;
+	p->text_request = 0;
+	__builtin_memset(p->roots, 0, sizeof(p->roots)); /* the next look is the baseline */
+	if (within_request(probe))
+		join_request(p, counted);
 }
 
 /* First hit of a process, or the first since the selection changed. */
@@ -280,8 +317,9 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 	p->slot = slot;
 	p->load_bias = PT_REGS_IP(ctx) - bpf_get_attach_cookie(ctx);
 	p->first_hit_ns = bpf_ktime_get_ns();
-	if (probe == PGMT_PROBE_START || probe == PGMT_PROBE_END || probe == PGMT_PROBE_UTILITY)
-		join_request(p);
+	if (within_request(probe))
+		join_request(p, false);
+	task->epoch = level_epoch;
 	task->slot = slot + 1;
 	send_header(p, PGMT_EVENT_PROCESS, tgid);
 	return p;
@@ -303,10 +341,17 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u3
 	if (task->slot) {
 		slot = task->slot - 1;
 		p = bpf_map_lookup_elem(&processes, &slot);
-		if (p && p->tgid == bpf_get_current_pid_tgid() >> 32)
+		if (p && p->tgid == bpf_get_current_pid_tgid() >> 32) {
 			/* On overlayfs a probe through another container's inode fires here
 			 * too: one object owns a process, so that each hit counts once. */
-			return p->binary == binary_index ? p : NULL;
+			if (p->binary != binary_index)
+				return NULL;
+			if (task->epoch != level_epoch) {
+				task->epoch = level_epoch;
+				come_back(p, probe);
+			}
+			return p;
+		}
 		task->slot = 0;
 	}
 	return admit(ctx, task, probe);
@@ -594,6 +639,8 @@ static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
 	return now - p->walked_ns > p->walk_cost_ns * walk_share;
 }
 
+#define UNKNOWN_BYTES (~0ULL)
+
 static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 {
 	struct walk_frame frame = {.p = p};
@@ -622,7 +669,8 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 	p->walk_total_ns += p->walk_cost_ns;
 	p->timed_ns = 0;
 	if (baseline) {
-		p->baseline_bytes = w->bytes;
+		/* A part of the tree says nothing of what a later walk should find. */
+		p->baseline_bytes = w->node ? UNKNOWN_BYTES : w->bytes;
 		p->baseline_ns = now;
 	}
 }
@@ -871,7 +919,8 @@ int boundary_end(struct pt_regs *ctx)
 	/* All memory of the statement is still there: the one moment to see its peak. */
 	if (affordable(p, now)) {
 		walk(p, now, false);
-		if (p->baseline_ns && p->walk_bytes > p->baseline_bytes + peak_min_bytes &&
+		if (p->baseline_ns && p->baseline_bytes != UNKNOWN_BYTES &&
+		    p->walk_bytes > p->baseline_bytes + peak_min_bytes &&
 		    now - p->peak_event_ns > event_every_ns) {
 			if (outer)
 				capture_query(p, p->query_desc);

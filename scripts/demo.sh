@@ -46,50 +46,13 @@ tool=$root/build/release/bin/pgmemtrace
 
 # --- a private server ---
 
-major=$("$root/scripts/install-deps.sh" --list server | sed -n 's/^postgresql-//p')
-pg_bin=/usr/lib/postgresql/$major/bin
-demo=$(mktemp -d /tmp/pgmemtrace-demo.XXXXXX)
-chmod 755 "$demo"
-chown postgres: "$demo"
-started=() # pids of ours, in the order in which they were started
-
-# Everything that runs for the demo has its folder as working directory: that is how a pid is
-# known to be ours still.
-as_postgres() { exec setpriv --reuid postgres --regid postgres --init-groups env -C "$demo" "$@"; }
-run_as_postgres() { (as_postgres "$@"); }
-is_ours() { [[ /proc/$1/cwd -ef $demo ]]; }
-
-end_all() {
-  local i pid
-  trap '' INT TERM
-  for ((i = ${#started[@]} - 1; i >= 0; i--)); do
-    pid=${started[i]}
-    if is_ours "$pid"; then kill "$pid" 2>/dev/null || true; fi
-    wait "$pid" 2>/dev/null || true
-  done
-  if [[ -f $demo/data/postmaster.pid ]]; then
-    run_as_postgres "$pg_bin/pg_ctl" -D "$demo/data" -m immediate -s stop || true
-  fi
-  rm -rf -- "$demo"
-}
-trap end_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-say "a private PostgreSQL $major"
-run_as_postgres "$pg_bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync \
-  >"$demo/initdb.log" 2>&1 || { cat "$demo/initdb.log" >&2 && die "run initdb"; }
-cat >>"$demo/data/postgresql.conf" <<END
-listen_addresses = ''
-unix_socket_directories = '$demo'
-fsync = off
-END
-# Not the files that psql and pgbench would find in a home folder, nor our caller's settings.
-while read -r name; do unset "$name"; done < <(compgen -e PG)
-export PGHOST=$demo PGUSER=postgres PGDATABASE=postgres
-run_as_postgres "$pg_bin/pg_ctl" -D "$demo/data" -l "$demo/server.log" -s -w start ||
-  { cat "$demo/server.log" >&2 && die "start PostgreSQL"; }
-postmaster=$(head -n 1 "$demo/data/postmaster.pid")
+# shellcheck source=scripts/private_server.sh
+. "$root/scripts/private_server.sh"
+make_workplace demo
+demo=$work
+say "a private PostgreSQL $pg_major"
+start_server data 5432
+postmaster=$(postmaster_of data)
 run_as_postgres "$pg_bin/psql" -qX -c 'CREATE DATABASE shop'
 export PGDATABASE=shop
 for role in reporting orm etl webshop; do
@@ -116,11 +79,6 @@ SELECT pg_sleep(0.02);" >"$demo/orm.sql"
 loop 6000 "CREATE TEMP TABLE step_@ (a int, b text);
 DROP TABLE step_@;
 SELECT pg_sleep(0.01);" >"$demo/etl.sql"
-
-start() {
-  as_postgres "$@" </dev/null >>"$demo/sessions.log" 2>&1 &
-  started+=("$!")
-}
 
 say "sessions, each as the role of its name"
 for role in reporting orm etl; do

@@ -47,7 +47,7 @@ check_shell() {
   mapfile -t files < <(tracked | while read -r file; do
     if [[ -f $file && $(head -c 64 -- "$file" | head -n 1) =~ ^#!.*[/\ ](ba)?sh ]]; then echo "$file"; fi
   done)
-  files+=(scripts/common.sh)
+  files+=(scripts/common.sh scripts/private_server.sh)
   shellcheck --external-sources --source-path=SCRIPTDIR "${files[@]}" || return 1
   echo "shellcheck: ${#files[@]} scripts clean"
 }

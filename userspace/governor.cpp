@@ -14,7 +14,8 @@ Level above(Level level) { return level == Level::sweep ? Level::request : Level
 
 double Governor::ratio_of(const Period &period) const
 {
-  return period.probe_seconds / std::max(period.cpu_seconds, options_.least_cpu_seconds);
+  return period.probe_seconds /
+         std::max(period.cpu_seconds, options_.least_cpu_share * period.seconds);
 }
 
 std::optional<Level> Governor::judge(const Period &period, Time now)

@@ -22,10 +22,10 @@ public:
   struct Options {
     Level wanted = Level::statement;
     double budget = 0.05; // of the server's CPU time; 0: off, never falls
-    // A server that works less than this in a period is judged as if it had worked that much: a
-    // share of next to nothing hurts nobody.  With a period of a second: a fifth of a core, so
-    // that our part may always be a hundredth of one (walks of large trees on an idle server).
-    double least_cpu_seconds = 0.2;
+    // A server that works less than this share of one core is judged as if it had worked that
+    // much: a share of next to nothing hurts nobody.  So our part may always be a hundredth of a
+    // core, for the walks of large trees on an idle server say.
+    double least_cpu_share = 0.2;
     Duration first_hold = std::chrono::seconds(10); // at a lower level before climbing back
     Duration longest_hold = std::chrono::minutes(10);
   };
@@ -37,6 +37,7 @@ public:
   struct Period {
     double probe_seconds = 0; // hits x cost per hit + run time of the programs
     double cpu_seconds = 0;   // CPU time of the server's processes
+    double seconds = 1;       // its length; long when the daemon was stopped meanwhile
   };
   // One period was measured.  Returns the level to switch to, if another one.
   // A period above the budget falls one level; a level is held at least `first_hold`, and

@@ -23,9 +23,10 @@ constexpr auto kLookAtMost = 2s;      // nor less often
 constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
 constexpr auto kTick = 50ms;          // look at the slots of working processes
 constexpr auto kGovernEvery = 1s;
-constexpr auto kExactShare = 200;      // exact passes: 1/200 of the time, and
-constexpr auto kExactEvery = 2s;       // exact pass over what changed
-constexpr auto kWriteAtMostEvery = 1s; // unless there is a violation to tell
+constexpr std::chrono::nanoseconds kTidyAtMostEvery = 1s; // when slots or events are being lost
+constexpr auto kExactShare = 200;                         // exact passes: 1/200 of the time, and
+constexpr auto kExactEvery = 2s;                          // exact pass over what changed
+constexpr auto kWriteAtMostEvery = 1s;                    // unless there is a violation to tell
 
 std::chrono::nanoseconds thread_cpu()
 {
@@ -211,7 +212,8 @@ void Pipeline::notice_activity(Time now)
   const bool look_at_cpu = now >= look_after_;
   working_ = false;
   const auto began = thread_cpu();
-  if (reader_ && now - tidied_ >= options_.schedule.interval) {
+  if (reader_ &&
+      now - tidied_ >= (reader_->untidy() ? kTidyAtMostEvery : options_.schedule.interval)) {
     tidied_ = now;
     reader_->tidy();
   }
@@ -272,6 +274,7 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
   auto snapshot = std::make_shared<ProcessSnapshot>();
   snapshot->process = process.identity;
   snapshot->taken_at = Clock::now();
+  snapshot->moment = std::chrono::steady_clock::now();
   snapshot->first = first;
   snapshot->contexts = std::move(tree->contexts);
   snapshot->complete = tree->complete;
@@ -338,12 +341,14 @@ void Pipeline::govern(Time now)
 {
   if (!reader_ || now - governed_ < kGovernEvery)
     return;
+  const double length = governed_ == Time{} ? seconds(kGovernEvery) : seconds(now - governed_);
   governed_ = now;
   periods_.clear();
   for (auto &[id, watched] : watched_)
     if (const auto *process = servers_.find_process(id.pid)) {
       const auto period = measure(*process, watched);
       auto &server = periods_[process->identity.postmaster];
+      server.seconds = length;
       server.probe_seconds += period.probe_seconds;
       server.cpu_seconds += period.cpu_seconds;
     }

@@ -15,7 +15,9 @@
 #include "collect/kernel_reader.h"
 #include "collect/process_reader.h"
 #include "collect/sweep.h"
+#include "support/nested_contexts.h"
 #include "support/runtime_test.h"
+#include "util/clock.h"
 
 namespace pgmemtrace::test {
 namespace {
@@ -191,6 +193,63 @@ TEST_F(KernelHalfTest, a_level_can_be_left_and_taken_again)
   ASSERT_TRUE(kernel.probes().set_level(Level::sweep));
   session.exec("SELECT 1");
   ASSERT_TRUE(kernel.probes().set_level(Level::statement));
+  session.exec("SELECT 1");
+  settle(kernel, session, 2);
+  EXPECT_EQ(kernel.take(session).statements, 2u);
+}
+
+// The governor lowers a level while a statement runs, and raises it when that one is long over.
+TEST_F(KernelHalfTest, a_statement_that_ended_while_nobody_looked_is_over)
+{
+  auto locker = cluster().connect();
+  locker.exec("SELECT pg_advisory_lock(9)");
+  auto session = cluster().connect();
+  session.exec("SET search_path = public");
+  Kernel kernel(cluster(), Level::statement);
+  session.send_async("DO $$ BEGIN PERFORM pg_advisory_lock(9), 'old'; END $$");
+  ASSERT_TRUE(eventually([&] {
+    const auto *slot = kernel.slot(session);
+    return slot && slot->nesting == 1;
+  }));
+  ASSERT_TRUE(kernel.probes().set_level(Level::sweep));
+  locker.exec("SELECT pg_advisory_unlock(9)");
+  EXPECT_TRUE(session.finish());
+  // What grows now is not the next statement's.
+  for (int i = 0; i < 50; ++i)
+    session.exec("PREPARE unseen_" + std::to_string(i) + " AS SELECT relname FROM pg_class");
+  ASSERT_TRUE(kernel.probes().set_level(Level::statement));
+  EXPECT_FALSE(kernel.take(session).in_statement);
+  session.exec("SELECT 1");
+  settle(kernel, session, 1);
+  const auto activity = kernel.take(session);
+  EXPECT_EQ(activity.statements, 2u);
+  for (const auto &one : activity.growth)
+    ADD_FAILURE() << one.bytes << " bytes, " << one.new_contexts << " contexts: " << one.query;
+}
+
+TEST_F(KernelHalfTest, a_level_that_comes_back_inside_a_statement_joins_it)
+{
+  auto locker = cluster().connect();
+  locker.exec("SELECT pg_advisory_lock(9), pg_advisory_lock(10)");
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  session.send_async("DO $$ BEGIN PERFORM pg_advisory_lock(9); PERFORM count(*) FROM pg_class; "
+                     "PERFORM pg_advisory_lock(10); END $$");
+  ASSERT_TRUE(eventually([&] {
+    const auto *slot = kernel.slot(session);
+    return slot && slot->nesting == 1;
+  }));
+  ASSERT_TRUE(kernel.probes().set_level(Level::request));
+  ASSERT_TRUE(kernel.probes().set_level(Level::statement));
+  locker.exec("SELECT pg_advisory_unlock(9)");
+  EXPECT_TRUE(eventually([&] {
+    const auto activity = kernel.take(session);
+    return activity.in_statement && activity.current_query.starts_with("DO $$ BEGIN");
+  })) << kernel.take(session).current_query;
+  EXPECT_EQ(kernel.take(session).statements, 1u);
+  locker.exec("SELECT pg_advisory_unlock(10)");
+  EXPECT_TRUE(session.finish());
+  settle(kernel, session, 1);
   session.exec("SELECT 1");
   settle(kernel, session, 2);
   EXPECT_EQ(kernel.take(session).statements, 2u);
@@ -416,6 +475,37 @@ TEST_F(KernelHalfTest, a_walk_sees_the_same_tree_as_the_sweep)
   EXPECT_LE(slot->walk_contexts, tree->contexts.size() + 40);
   EXPECT_EQ(kernel.lost(PGMT_LOSS_READ_WALK), 0u);
   EXPECT_EQ(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
+}
+
+// What a bounded walk did not reach comes into its reach when what lay before it is deleted: old
+// memory, and nobody's peak.
+TEST_F(KernelHalfTest, a_tree_that_shrinks_into_the_reach_of_the_walk_is_no_peak)
+{
+  auto session = cluster().connect();
+  load_nested_contexts(cluster(), session);
+  session.exec("SELECT nest_contexts(1, 1, 100 << 20)"); // the oldest: the last that a walk meets
+  session.exec("SELECT nest_contexts(20000, 1, 0)");
+  auto locker = cluster().connect();
+  locker.exec("SELECT pg_advisory_lock(11)");
+  Kernel kernel(cluster(), Level::statement);
+  session.exec("SELECT 1"); // the baseline: a part of the tree
+  settle(kernel, session, 1);
+  ASSERT_GT(kernel.slot(session)->walks, 0u);
+  ASSERT_GT(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
+  session.send_async("SELECT drop_nested(10000), pg_advisory_lock(11)");
+  // A walk at its end is taken once that is cheap against the time since the last one.
+  ASSERT_TRUE(eventually([&] {
+    const auto *slot = kernel.slot(session);
+    return slot->busy_since_ns && slot->walk_cost_ns * 2000 < monotonic_ns() - slot->walked_ns;
+  }));
+  const auto walks = kernel.slot(session)->walks;
+  locker.exec("SELECT pg_advisory_unlock(11)");
+  EXPECT_TRUE(session.finish());
+  settle(kernel, session, 2);
+  ASSERT_GT(kernel.slot(session)->walks, walks);
+  ASSERT_GT(kernel.slot(session)->walk.largest_bytes, std::uint64_t{100} << 20);
+  const auto peak = kernel.take(session).peak;
+  EXPECT_FALSE(peak) << peak->bytes << " bytes: " << peak->query;
 }
 
 // ---- who was asked for --------------------------------------------------------------------

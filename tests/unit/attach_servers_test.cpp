@@ -12,8 +12,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
+
+#include "fake_server.h"
 
 namespace pgmemtrace::test {
 
@@ -23,87 +24,6 @@ using testing::Contains;
 using testing::HasSubstr;
 using testing::IsEmpty;
 namespace fs = std::filesystem;
-
-class DataDirectory {
-public:
-  explicit DataDirectory(const std::string &major = "15")
-  {
-    std::string name = (fs::temp_directory_path() / "pgmt_servers_XXXXXX").string();
-    path_ = mkdtemp(name.data());
-    std::ofstream(path_ / "PG_VERSION") << major << '\n';
-  }
-  DataDirectory(const DataDirectory &) = delete;
-  DataDirectory &operator=(const DataDirectory &) = delete;
-  ~DataDirectory() { fs::remove_all(path_); }
-  std::string path() const { return path_.string(); }
-
-private:
-  fs::path path_;
-};
-
-// A running fake server; ends with its object, children included.
-class FakeServer {
-public:
-  FakeServer(const DataDirectory &data, const std::string &name, const std::string &mode = {},
-             const std::string &executable = PGMT_FAKE_POSTGRES)
-  {
-    std::array<int, 2> in{};
-    std::array<int, 2> out{};
-    if (pipe(in.data()) != 0 || pipe(out.data()) != 0)
-      throw std::runtime_error("pipe");
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(in[0], 0);
-      dup2(out[1], 1);
-      for (const int fd : {in[0], in[1], out[0], out[1]})
-        close(fd);
-      execl(executable.c_str(), "fake", data.path().c_str(), name.c_str(),
-            mode.empty() ? nullptr : mode.c_str(), nullptr);
-      _exit(127);
-    }
-    close(in[0]);
-    close(out[1]);
-    commands_ = fdopen(in[1], "w");
-    answers_ = fdopen(out[0], "r");
-    answer();
-  }
-  FakeServer(const FakeServer &) = delete;
-  FakeServer &operator=(const FakeServer &) = delete;
-  ~FakeServer()
-  {
-    end();
-    fclose(commands_);
-    fclose(answers_);
-  }
-
-  pid_t pid() const { return pid_; }
-  std::string ask(const std::string &command)
-  {
-    fprintf(commands_, "%s\n", command.c_str());
-    fflush(commands_);
-    return answer();
-  }
-  pid_t start(const std::string &kind) { return std::stoi(ask(kind)); }
-  void end()
-  {
-    if (pid_ <= 0)
-      return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = -1;
-  }
-
-private:
-  std::string answer()
-  {
-    std::array<char, 128> line{};
-    return fgets(line.data(), line.size(), answers_) == nullptr ? std::string() : line.data();
-  }
-
-  pid_t pid_ = -1;
-  FILE *commands_ = nullptr;
-  FILE *answers_ = nullptr;
-};
 
 ServerList::Options watching(std::vector<pid_t> pids)
 {
@@ -195,6 +115,40 @@ TEST(ServerList, newborn_is_identified_later)
   list->refresh();
   EXPECT_EQ(list->find_process(newborn)->identity.backend_type, "client backend");
   EXPECT_EQ(list->find_process(newborn)->identity.database, "shop");
+}
+
+// Between readdir and open a process may end, and its number may be given to another.
+TEST(ServerList, entries_that_vanish_while_it_looks_cost_nothing_but_themselves)
+{
+  const DataDirectory data;
+  const DataDirectory proc; // as /proc, entry by entry
+  FakeServer server(data, "main");
+  const pid_t backend = server.start("backend");
+  const auto root = fs::path(proc.path());
+  for (const pid_t pid : {server.pid(), backend})
+    fs::create_symlink("/proc/" + std::to_string(pid), root / std::to_string(pid));
+  fs::create_symlink("/proc/self/nothing", root / "100001"); // gone after readdir
+  fs::create_directories(root / "100002"); // gone before its executable was opened
+  std::ofstream(root / "100002" / "stat") << "100002 (postgres) S 1 1 1 0 -1 0 0 0 0 0";
+  fs::create_directories(root / "100003"); // gone after that: a file of nothing
+  fs::create_symlink(PGMT_FAKE_POSTGRES, root / "100003" / "exe");
+  std::ofstream(root / "100003" / "stat").flush();
+
+  ServerList::Options options;
+  options.selection.all = true;
+  options.proc = Proc(root);
+  auto list = ServerList::find(options);
+  ASSERT_TRUE(list) << to_string(list.error());
+  for (int look = 0; look < 2; ++look) {
+    const auto changes = list->refresh();
+    EXPECT_THAT(changes.refused, IsEmpty());
+    EXPECT_EQ(list->servers().size(), 1u);
+    EXPECT_EQ(list->processes().size(), 2u);
+  }
+  fs::remove(root / std::to_string(backend));
+  const auto changes = list->refresh();
+  EXPECT_TRUE(has(changes.vanished, backend));
+  EXPECT_EQ(list->processes().size(), 1u);
 }
 
 TEST(ServerList, new_server_on_the_data_directory_appears)

@@ -75,6 +75,18 @@ TEST(Governor, does_not_climb_while_the_lower_level_is_dear_itself)
   EXPECT_EQ(governor.judge(period(0.04), kStart + 60s), std::nullopt);
 }
 
+// The daemon was stopped for a minute: the server's idleness is that of the minute, too.
+TEST(Governor, judges_a_long_period_like_many_short_ones)
+{
+  Governor governor({.wanted = Level::statement, .budget = 0.05});
+  EXPECT_EQ(governor.judge({.probe_seconds = 0.002, .cpu_seconds = 0.01}, kStart), std::nullopt);
+  EXPECT_EQ(
+      governor.judge({.probe_seconds = 0.12, .cpu_seconds = 0.6, .seconds = 60}, kStart + 60s),
+      std::nullopt);
+  EXPECT_EQ(governor.judge({.probe_seconds = 12, .cpu_seconds = 60, .seconds = 60}, kStart + 120s),
+            Level::request);
+}
+
 // ---- schedule -----------------------------------------------------------------
 
 const ProcessId kOne{100, 1}, kTwo{200, 2};
@@ -171,6 +183,32 @@ TEST(SweepSchedule, one_dear_process_does_not_starve_the_others)
     }
   }
   EXPECT_GE(cheap, 20);
+}
+
+// A daemon that was stopped, a virtual machine that was paused: nobody makes up for what was
+// missed.
+TEST(SweepSchedule, hours_without_a_look_are_worth_one_sweep_each)
+{
+  SweepSchedule schedule({.interval = 10s, .shortest = 50ms, .steady = 1s, .extra_share = 0.01});
+  std::vector<ProcessId> processes;
+  for (int i = 0; i < 100; ++i)
+    processes.push_back({1000 + i, 1});
+  for (const auto &process : processes) {
+    schedule.add(process, kStart);
+    schedule.swept(process, kStart, 1ms, SweepSchedule::Found::growth);
+  }
+  const auto later = kStart + 5h;
+  EXPECT_EQ(schedule.due(later), processes);
+  for (const auto &process : processes)
+    schedule.swept(process, later, 1ms, SweepSchedule::Found::growth);
+  // What was saved up in these hours is a burst and no more.
+  std::chrono::steady_clock::duration spent{};
+  for (auto now = later + 50ms; now < later + 5s; now += 50ms)
+    for (const auto &process : schedule.due(now)) {
+      schedule.swept(process, now, 1ms, SweepSchedule::Found::growth);
+      spent += 1ms;
+    }
+  EXPECT_LE(spent, 500ms);
 }
 
 TEST(SweepSchedule, a_removed_process_is_never_due)

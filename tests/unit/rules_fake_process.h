@@ -54,8 +54,10 @@ public:
 
   FakeProcess &advance(double seconds, std::uint64_t statements = 0)
   {
-    snapshot_.taken_at +=
+    const auto step =
         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+    snapshot_.taken_at += step;
+    snapshot_.moment += step;
     snapshot_.activity.statements += statements;
     snapshot_.activity.requests += statements;
     snapshot_.cpu_ticks += 1;

@@ -81,6 +81,8 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
     if (!attached_.contains(binary) && !refused_.contains(binary))
       if (auto done = attach(*binary, servers); !done) {
         attached_.erase(binary);
+        if (done.error().err == ESRCH)
+          continue; // whose executable it was just ended: others may run it, the next look tells
         refused_.insert(binary);
         errors.push_back(done.error());
       }

@@ -78,8 +78,8 @@ Probes::~Probes() = default;
 Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, Options options)
 {
   UniqueFd executable(open(binary.open_path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!executable)
-    return Error{"open " + binary.open_path, errno};
+  if (!executable) // /proc/PID/exe is there for as long as its process
+    return Error{"open " + binary.open_path, errno == ENOENT ? ESRCH : errno};
 
   // Open: parse the object, nothing in the kernel yet.
   auto layout = layout_file(binary, options.postgres_btf);
@@ -201,6 +201,8 @@ Result<> Probes::set_level(Level level)
     statements_since_ = began; // what a slot says of an earlier time is stale
     object_->bss->statements_since = postgres_timestamp_now();
   }
+  if (level > level_)
+    object_->bss->level_epoch = object_->bss->level_epoch + 1;
   level_ = level;
   return Ok{};
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 
 #include <bpf/bpf.h>
@@ -22,6 +23,9 @@ template <std::size_t N> std::string_view text_of(const char (&text)[N])
 {
   return {text, strnlen(text, N)};
 }
+
+// Zombies are not: their parent has not looked yet.
+bool is_gone(pid_t pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
 
 Phase phase_of(std::uint32_t phase)
 {
@@ -64,7 +68,11 @@ KernelReader::~KernelReader() = default;
 
 int KernelReader::poll_fd() const { return ring_buffer__epoll_fd(ring_.get()); }
 
-void KernelReader::drain() { ring_buffer__consume(ring_.get()); }
+void KernelReader::drain()
+{
+  ring_buffer__consume(ring_.get());
+  bury_the_exiting();
+}
 
 int KernelReader::on_event(void *self, void *event, std::size_t size)
 {
@@ -87,8 +95,19 @@ void KernelReader::take(const pgmt_event_header &event, std::size_t size)
     if (size >= sizeof(pgmt_peak_event))
       take_peak(reinterpret_cast<const pgmt_peak_event &>(event));
     break;
-  default: break; // PGMT_EVENT_EXIT: the slot says so too
+  case PGMT_EVENT_EXIT: exiting_.push_back(pid); break;
+  default: break;
   }
+}
+
+void KernelReader::bury_the_exiting()
+{
+  std::erase_if(exiting_, [this](pid_t pid) {
+    const bool gone = is_gone(pid);
+    if (gone)
+      forget(pid);
+    return gone;
+  });
 }
 
 void KernelReader::take_growth(const pgmt_growth_event &event)
@@ -156,12 +175,25 @@ void KernelReader::release(std::uint32_t slot)
   maps_.release(slot);
 }
 
+std::uint64_t KernelReader::losses_of_slots() const
+{
+  return maps_.losses(PGMT_LOSS_RING_FULL) + maps_.losses(PGMT_LOSS_SLOTS_FULL);
+}
+
+bool KernelReader::untidy() const { return losses_of_slots() != losses_seen_; }
+
 void KernelReader::tidy()
 {
+  losses_seen_ = losses_of_slots();
   const auto slots = maps_.processes();
   for (std::uint32_t slot = 0; slot < slots.size(); ++slot)
     if (slots[slot].tgid)
       know_slot(static_cast<pid_t>(slots[slot].tgid), slot);
+  for (auto it = slots_.begin(); it != slots_.end();) {
+    const auto pid = (it++)->first;
+    if (is_gone(pid))
+      forget(pid);
+  }
 
   // The walk number of an entry tells how long ago its context was last seen.
   constexpr std::uint64_t kForgottenAfterWalks = 16;

@@ -40,11 +40,14 @@ public:
   ~KernelReader();
 
   int poll_fd() const; // readable when events wait
-  // Takes all waiting events; never blocks.
+  // Takes all waiting events; never blocks.  Frees the slots of processes that ended: many live
+  // too briefly for anybody else to know them.
   void drain();
-  // Finds slots whose first event was lost, and entries of the contexts map that nobody
-  // needs any more.  About once per interval.
+  // Finds slots whose first event was lost, those of processes that ended without a word, and
+  // entries of the contexts map that nobody needs any more.  About once per interval, and soon
+  // when it is `untidy()`: slots or events were lost since the last time.
   void tidy();
+  bool untidy() const;
 
   // The slot of a process, nullptr if it never hit a probe.
   const pgmt_process *slot(pid_t pid) const;
@@ -85,6 +88,8 @@ private:
   void take_growth(const pgmt_growth_event &event);
   void take_peak(const pgmt_peak_event &event);
   void know_slot(pid_t pid, std::uint32_t slot);
+  void bury_the_exiting();
+  std::uint64_t losses_of_slots() const;
   void release(std::uint32_t slot);
 
   struct FreeRing {
@@ -97,7 +102,9 @@ private:
   std::unordered_map<pid_t, std::uint32_t> slots_;
   std::unordered_map<pid_t, Pending> pending_;
   std::vector<pid_t> new_processes_;
-  Totals retired_; // of processes that are gone
+  std::vector<pid_t> exiting_;    // said so, and may not be gone yet
+  std::uint64_t losses_seen_ = 0; // losses_of_slots() at the last tidy()
+  Totals retired_;                // of processes that are gone
   std::size_t contexts_used_ = 0;
 };
 

@@ -40,8 +40,7 @@ public:
 private:
   bool recent(const ProcessHistory &history, const StatementHigh &high) const
   {
-    const std::chrono::duration<double> age = history.taken_at() - high.seen;
-    return age.count() < limits_.forget_seconds;
+    return history.now().seconds - high.seen.seconds < limits_.forget_seconds;
   }
 
   std::optional<Finding> check_high(const ProcessHistory &history, const StatementHigh &high) const

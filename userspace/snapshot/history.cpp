@@ -94,7 +94,7 @@ void append(std::vector<Point> &points, const Point &point, std::size_t max)
 
 void ProcessHistory::push(const ProcessSnapshot &snapshot)
 {
-  if (snapshot.contexts.empty() || (snapshots_ > 0 && snapshot.taken_at <= taken_at_))
+  if (snapshot.contexts.empty() || (snapshots_ > 0 && snapshot.moment <= moment_))
     return;
   process_ = snapshot.process;
   advance_time(snapshot);
@@ -120,10 +120,9 @@ void ProcessHistory::advance_time(const ProcessSnapshot &snapshot)
   before_ = now_;
   const std::uint64_t events = activity.requests + activity.statements + activity.transactions;
   if (snapshots_ == 0) {
-    started_ = snapshot.taken_at;
     first_statements_ = activity.statements;
   } else {
-    const std::chrono::duration<double> step = snapshot.taken_at - taken_at_;
+    const std::chrono::duration<double> step = snapshot.moment - moment_;
     const bool active =
         events != last_events_ || snapshot.cpu_ticks != last_cpu_ticks_ || activity.in_statement;
     now_.seconds += step.count();
@@ -138,6 +137,7 @@ void ProcessHistory::advance_time(const ProcessSnapshot &snapshot)
   last_events_ = events;
   last_cpu_ticks_ = snapshot.cpu_ticks;
   taken_at_ = snapshot.taken_at;
+  moment_ = snapshot.moment;
 }
 
 std::vector<ProcessHistory::Sum> ProcessHistory::sum_by_group(const ProcessSnapshot &snapshot)
@@ -300,7 +300,7 @@ void ProcessHistory::note_statement(const ProcessSnapshot &snapshot)
                .bytes = bytes,
                .query = snapshot.activity.current_query,
                .query_id = snapshot.activity.current_query_id,
-               .seen = taken_at_,
+               .seen = now_,
                .occurrences = 1});
   if (const auto &peak = snapshot.activity.peak; peak && peak->bytes >= limits_.high_bytes)
     note_high({.context = peak->context,
@@ -309,7 +309,7 @@ void ProcessHistory::note_statement(const ProcessSnapshot &snapshot)
                .bytes = peak->bytes,
                .query = peak->query,
                .query_id = peak->query_id,
-               .seen = taken_at_,
+               .seen = now_,
                .occurrences = 1});
 }
 
@@ -318,7 +318,8 @@ void ProcessHistory::note_high(StatementHigh high)
   const auto same = std::ranges::find(highs_, high.context, &StatementHigh::context);
   if (same == highs_.end()) {
     if (highs_.size() >= limits_.highs)
-      highs_.erase(std::ranges::min_element(highs_, {}, &StatementHigh::seen));
+      highs_.erase(std::ranges::min_element(highs_, {},
+                                            [](const StatementHigh &h) { return h.seen.seconds; }));
     highs_.push_back(std::move(high));
     return;
   }

@@ -77,7 +77,7 @@ struct StatementHigh {
   std::uint64_t bytes = 0;         // all contexts of the statement
   std::string query;
   std::uint64_t query_id = 0;
-  Clock::time_point seen;        // last time it was near that size
+  HistoryTime seen;              // last time it was near that size
   std::uint64_t occurrences = 0; // snapshots and statements
 };
 
@@ -147,7 +147,7 @@ private:
   HistoryLimits limits_;
   ProcessIdentity process_;
   Clock::time_point taken_at_;
-  Clock::time_point started_;
+  std::chrono::steady_clock::time_point moment_;
   HistoryTime now_;
   HistoryTime before_; // `now_` of the snapshot before
   std::uint64_t snapshots_ = 0;

@@ -118,7 +118,10 @@ struct Activity {
 
 struct ProcessSnapshot {
   ProcessIdentity process;
-  Clock::time_point taken_at;
+  Clock::time_point taken_at; // for people
+  // The same on a clock that nobody sets and that stands still while the machine is suspended: what
+  // differences are taken of.
+  std::chrono::steady_clock::time_point moment;
   std::vector<Context>
       contexts;         // depth first, children in PG's list order; [0] is TopMemoryContext
   bool complete = true; // false: the tree could not be read whole, sums are a lower bound

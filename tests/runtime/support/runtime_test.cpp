@@ -83,6 +83,15 @@ HttpResponse http_get(int port, const std::string &path)
   return {std::atoi(curl.out.c_str() + end_of_body + 1), curl.out.substr(0, end_of_body)};
 }
 
+std::optional<double> metric(int port, const std::string &series)
+{
+  const auto body = "\n" + http_get(port, "/metrics").body;
+  const auto at = body.find("\n" + series + " ");
+  if (at == std::string::npos)
+    return std::nullopt;
+  return std::strtod(body.c_str() + at + series.size() + 2, nullptr);
+}
+
 namespace {
 
 bool names_postgres(const nlohmann::json &link, const char *key)
