@@ -3,6 +3,7 @@
 // files.
 #include "symbols/symbolizer.h"
 
+#include <cstddef>
 #include <cstring>
 #include <elf.h>
 #include <iterator>
@@ -93,6 +94,39 @@ TEST(DebugFiles, give_lines_and_inlined_calls_too)
   ASSERT_EQ(frames.size(), 2u);
   EXPECT_TRUE(frames[0].inlined);
   EXPECT_GT(frames[1].line, 0);
+}
+
+// As distributions pack them.  A section says how large it will be when it is unpacked.
+TEST(DebugFiles, may_be_compressed_but_not_without_bounds)
+{
+  const TemporaryFolder folder;
+  const auto path = folder.copy(PGMT_EXAMPLE_COMPRESSED, "example.so");
+  const auto line = [&] {
+    const LoadedExample library(path);
+    Symbolizer symbolizer(without_debug_files());
+    const auto frame =
+        symbolizer.frames(self(), address_of(library.places().hidden), Kind::instruction).back();
+    EXPECT_EQ(frame.function, kHidden) << "by its symbol";
+    return frame.line;
+  };
+  EXPECT_GT(line(), 0);
+
+  auto bytes = bytes_of(path);
+  Elf64_Ehdr header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  int compressed = 0;
+  for (std::size_t i = 0; i < header.e_shnum; ++i) {
+    Elf64_Shdr section;
+    std::memcpy(&section, &bytes[header.e_shoff + i * sizeof section], sizeof section);
+    if ((section.sh_flags & SHF_COMPRESSED) == 0)
+      continue;
+    const std::uint64_t huge = 1ull << 40;
+    std::memcpy(&bytes[section.sh_offset + offsetof(Elf64_Chdr, ch_size)], &huge, sizeof huge);
+    ++compressed;
+  }
+  ASSERT_GT(compressed, 0);
+  folder.write("example.so", bytes);
+  EXPECT_EQ(line(), 0);
 }
 
 // The client library is asked by a URL of the file system: no network, the same code.
