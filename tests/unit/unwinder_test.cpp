@@ -6,6 +6,7 @@
 #include <array>
 #include <csignal>
 #include <cstring>
+#include <iterator>
 #include <random>
 
 #include <execinfo.h>
@@ -53,8 +54,11 @@ __attribute__((noinline)) void capture(void *into)
   ASSERT_TRUE(ForeignMemory(getpid()).read_bytes(sp, taken.stack));
   std::array<void *, 128> found{};
   const int count = backtrace(found.data(), static_cast<int>(found.size()));
-  for (int i = 1; i < count; ++i) // [0] is in here
-    taken.callers.push_back(address_of(found[static_cast<std::size_t>(i)]));
+  // A sanitizer's backtrace() has itself on top.
+  auto *const end = found.data() + count;
+  auto *const caller = std::find(found.data(), end, __builtin_return_address(0));
+  ASSERT_NE(caller, end);
+  std::transform(caller, end, std::back_inserter(taken.callers), address_of);
 }
 
 std::vector<std::uint64_t> callers(const UnwoundStack &stack)
@@ -97,7 +101,7 @@ TEST_P(UnwinderTest, says_that_a_copy_ended_too_early_and_keeps_what_it_had)
   Capture taken;
   GetParam()(20, capture, &taken);
   std::size_t longest = 0;
-  for (const std::size_t size : {0, 64, 512, 2048, 4096}) {
+  for (const std::size_t size : {0u, 64u, 512u, 2048u, 4096u}) {
     if (size > taken.stack.size())
       break;
     Capture cut = taken;
@@ -154,7 +158,7 @@ TEST_P(UnwinderTest, passes_generated_code_by_its_frame_pointer_and_says_so)
     Capture taken;
   } call;
   std::memcpy(&call.generated, &code, sizeof code);
-  const Leaf *through = [](void *argument) {
+  Leaf *through = [](void *argument) {
     auto &asked = *static_cast<Call *>(argument);
     asked.generated(capture, &asked.taken);
   };
@@ -206,7 +210,7 @@ TEST(Unwinder, knows_where_in_a_plt_entry_it_is)
 
   Symbolizer symbolizer(without_debug_files());
   const std::uint64_t caller = address_of(library.places().last_call), sp = 0x7000;
-  for (const std::uint64_t at : {0, 6, 11}) {
+  for (const std::uint64_t at : {0u, 6u, 11u}) {
     std::vector<std::uint64_t> words{caller, 0, 0, 0};
     if (at >= 11)
       words.insert(words.begin(), 3); // what it pushed
