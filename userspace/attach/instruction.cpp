@@ -124,6 +124,21 @@ int aarch64_argument(unsigned reg)
   return -1;
 }
 
+// mov reg, [rip + x]; lea reg, [rip + x].
+std::optional<VariableUse> x86_64_variable(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  const cs_x86_op &from = detail.operands[1];
+  const bool load = instruction.id == X86_INS_MOV;
+  if ((!load && instruction.id != X86_INS_LEA) || detail.op_count != 2 ||
+      detail.operands[0].type != X86_OP_REG || detail.operands[0].size != 8 ||
+      from.type != X86_OP_MEM || from.mem.base != X86_REG_RIP || from.mem.index != X86_REG_INVALID)
+    return std::nullopt;
+  return VariableUse{.kind = load ? VariableUse::Kind::load : VariableUse::Kind::address,
+                     .value = instruction.address + instruction.size +
+                              static_cast<std::uint64_t>(from.mem.disp)};
+}
+
 class X86_64 final : public Disassembler {
 public:
   explicit X86_64(Capstone capstone) : capstone_(std::move(capstone)) {}
@@ -142,6 +157,7 @@ public:
     const cs_x86 &detail = raw->detail->x86;
     if (branch && detail.op_count == 1 && detail.operands[0].type == X86_OP_IMM)
       out.target = static_cast<std::uint64_t>(detail.operands[0].imm);
+    out.variable = x86_64_variable(*raw);
     out.arguments_written = capstone_.arguments_written(x86_64_argument);
     return out;
   }
@@ -177,6 +193,27 @@ constexpr Pattern kRet{0xfffffc1f, 0xd65f0000};
 constexpr Pattern kAddress{0x1f000000, 0x10000000};   // adr, adrp
 constexpr Pattern kException{0xff000000, 0xd4000000}; // svc, brk, hlt
 
+// adrp page, x; ldr reg, [page, #y]; add reg, page, #y.
+std::optional<VariableUse> aarch64_variable(const cs_insn &instruction)
+{
+  const cs_arm64 &detail = instruction.detail->arm64;
+  const auto &op = detail.operands;
+  const auto is_x = [](unsigned reg) { return reg >= ARM64_REG_X0 && reg <= ARM64_REG_X28; };
+  if (detail.op_count < 2 || op[0].type != ARM64_OP_REG || !is_x(op[0].reg))
+    return std::nullopt;
+  if (instruction.id == ARM64_INS_ADRP && op[1].type == ARM64_OP_IMM)
+    return VariableUse{VariableUse::Kind::page, static_cast<std::uint64_t>(op[1].imm), op[0].reg};
+  if (instruction.id == ARM64_INS_LDR && op[1].type == ARM64_OP_MEM && !detail.writeback &&
+      is_x(op[1].mem.base) && op[1].mem.index == ARM64_REG_INVALID)
+    return VariableUse{VariableUse::Kind::load, static_cast<std::uint64_t>(op[1].mem.disp),
+                       op[1].mem.base};
+  if (instruction.id == ARM64_INS_ADD && detail.op_count == 3 && op[1].type == ARM64_OP_REG &&
+      op[2].type == ARM64_OP_IMM && op[2].shift.type == ARM64_SFT_INVALID)
+    return VariableUse{VariableUse::Kind::address, static_cast<std::uint64_t>(op[2].imm),
+                       op[1].reg};
+  return std::nullopt;
+}
+
 class AArch64 final : public Disassembler {
 public:
   explicit AArch64(Capstone capstone) : capstone_(std::move(capstone)) {}
@@ -197,6 +234,7 @@ public:
     else if (kTestBranch.matches(word))
       out.target = aarch64_target(address, word, 5, 14);
     out.ends_path = out.target || kRegisterBranch.matches(word) || kException.matches(word);
+    out.variable = aarch64_variable(*raw);
     out.arguments_written = capstone_.arguments_written(aarch64_argument);
     return out;
   }

@@ -17,6 +17,18 @@
 
 namespace pgmemtrace {
 
+// How an instruction of position-independent code names a variable of its program.
+struct VariableUse {
+  enum class Kind {
+    load,    // reads 8 bytes of it
+    address, // takes its address
+    page,    // AArch64: takes the address of its 4 KiB page, a step before the other two
+  };
+  Kind kind = Kind::load;
+  std::uint64_t value = 0; // link-time address; behind a page: what is added to it
+  unsigned page = 0;       // the register that gets or holds the page; 0: `value` is all
+};
+
 struct Instruction {
   std::uint64_t address = 0;
   std::uint32_t size = 0;
@@ -24,7 +36,8 @@ struct Instruction {
   bool emulated = false;               // the kernel does its work without single-stepping it
   bool ends_path = false;              // jump, call, return, trap: what follows may not be reached
   std::optional<std::uint64_t> target; // of a direct jump or call
-  unsigned arguments_written = 0;      // bit i: the register of argument i, or a part of it
+  std::optional<VariableUse> variable;
+  unsigned arguments_written = 0; // bit i: the register of argument i, or a part of it
 };
 
 class Disassembler {
