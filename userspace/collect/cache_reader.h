@@ -2,34 +2,21 @@
 // cache_reader.h - the catalog caches, relation cache, plans and portals of one process, read
 // from outside.
 //
-//   CacheHdr --> CatCacheHeader --> CatCache --> CatCache --> ...     one per catalog and key
-//                (sum of tuples)       |-- buckets --> CatCTup --> CatCTup ...
-//                                      `-- lists ----> CatCList ...
-//
-// The process runs on while we read.  Every entry is checked (magic number, its cache, its
-// predecessor), the entries that were seen must be as many as the caches count, and the caches'
-// counts must add up to the header's: a look that fails is taken again.
+// The process runs on while we read: a look that does not agree with itself is taken again.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 
 #include "attach/cache_variables.h"
 #include "attach/layout.h"
 #include "attach/servers.h"
+#include "collect/catalog_cache_walk.h"
 #include "snapshot/cache_snapshot.h"
 #include "util/foreign_memory.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
-
-struct CacheReaderLimits {
-  int looks = 10; // until one is consistent
-  std::size_t caches = 512;
-  std::size_t buckets = 1 << 20; // of all caches
-  std::size_t entries = 1 << 20; // of all caches, and of saved plans
-};
 
 class CacheReader {
 public:
