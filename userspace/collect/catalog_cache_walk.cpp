@@ -61,7 +61,7 @@ Result<> CatalogCacheWalk::read(std::uint64_t variable, CacheSnapshot &snapshot)
   auto node = field<std::uint64_t>(*header, layout_.catcache_header.caches);
   if (tuples < 0 || node == 0)
     nonsense("what should be their header is none");
-  while (node != 0 && !doubt_) {
+  while (node != 0 && !doubt_.ends_look()) {
     if (found_.size() == limits_.caches)
       nonsense("their list has no end");
     else if (read_cache(node - layout_.catcache.next))
@@ -69,7 +69,7 @@ Result<> CatalogCacheWalk::read(std::uint64_t variable, CacheSnapshot &snapshot)
   }
   if (auto read = read_tuples(); !read)
     return read;
-  if (!doubt_)
+  if (!doubt_.ends_look())
     compare_counts(*address);
   return Ok{};
 }
@@ -89,7 +89,7 @@ Result<std::uint64_t> CatalogCacheWalk::find_header(std::uint64_t variable)
 
 Result<> CatalogCacheWalk::read_tuples()
 {
-  for (std::span<Chain> left = chains_; !left.empty() && !doubt_;) {
+  for (std::span<Chain> left = chains_; !left.empty() && !doubt_.ends_look();) {
     const auto part = left.first(std::min(left.size(), kSideBySide));
     if (auto followed = follow(part); !followed)
       return followed;
@@ -157,7 +157,7 @@ bool CatalogCacheWalk::read_heads(std::size_t cache, std::uint64_t array, std::u
   const auto heads = bytes_at(memory_, array, count * kListNode);
   if (!heads) {
     doubt_.moved();
-    return false;
+    return true;
   }
   for (std::uint64_t i = 0; i < count; ++i)
     add_chain(cache, array + i * kListNode,
@@ -180,7 +180,7 @@ Result<> CatalogCacheWalk::follow(std::span<Chain> chains)
   const std::size_t size = std::max(layout_.catctup.size, layout_.catclist.size);
   std::vector<ForeignMemory::Piece> pieces;
   std::vector<std::byte> records;
-  while (!chains.empty() && !doubt_) {
+  while (!chains.empty() && !doubt_.ends_look()) {
     records.resize(chains.size() * size);
     pieces.clear();
     for (std::size_t i = 0; i < chains.size(); ++i) {
@@ -194,7 +194,7 @@ Result<> CatalogCacheWalk::follow(std::span<Chain> chains)
     if (auto read = memory_.read(pieces); !read)
       return read;
     std::size_t left = 0;
-    for (std::size_t i = 0; i < chains.size() && !doubt_; ++i) {
+    for (std::size_t i = 0; i < chains.size() && !doubt_.ends_look(); ++i) {
       if (!pieces[i].ok)
         doubt_.moved();
       else if (take(chains[i], pieces[i].into))
@@ -254,7 +254,8 @@ void CatalogCacheWalk::take_tuple(const Chain &chain, std::span<const std::byte>
     const std::uint64_t length = field<std::uint32_t>(record, at.tuple_length);
     if (length > kMaxTuple)
       doubt_.moved();
-    request += kAlignment + length;
+    else
+      request += kAlignment + length;
   }
   cache.bytes += chunk_bytes(layout_, request);
 }

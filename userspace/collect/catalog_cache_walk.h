@@ -27,23 +27,24 @@ struct CacheReaderLimits {
   std::size_t entries = 1 << 20; // of all caches, and of saved plans
 };
 
-// Why what was read is not to be believed.  The first reason counts.
+// Why what was read is not to be believed.  The worst reason counts.
 class Doubt {
 public:
   enum class Kind {
     none,
-    moved,     // it changed while it was read: look again
-    too_large, // beyond a limit
+    moved,     // it changed while it was read: about right; look again
+    too_large, // beyond a limit: a part only
     nonsense,  // it is not what it should be
   };
   explicit operator bool() const { return kind_ != Kind::none; }
   Kind kind() const { return kind_; }
+  bool ends_look() const { return kind_ > Kind::moved; }
   const std::string &why() const { return why_; }
 
   void moved() { note(Kind::moved, "the process did not hold still"); }
   void note(Kind kind, std::string why)
   {
-    if (kind_ != Kind::none)
+    if (kind <= kind_)
       return;
     kind_ = kind;
     why_ = std::move(why);
@@ -59,6 +60,7 @@ std::optional<std::vector<std::byte>> bytes_at(ForeignMemory &memory, std::uint6
 
 // Every entry is checked (magic number, its cache, its predecessor), the entries that were seen
 // must be as many as their caches count, and the caches' counts must add up to the header's.
+// Where that does not hold the walk goes on with the rest: the busiest processes never hold still.
 class CatalogCacheWalk {
 public:
   CatalogCacheWalk(const Layout &layout, ForeignMemory &memory, const CacheReaderLimits &limits,
