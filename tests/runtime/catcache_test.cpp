@@ -216,7 +216,7 @@ TEST_F(CatcacheTest, a_busy_backend_is_read_or_says_that_it_moved)
                      "CREATE TEMP TABLE busy (a int PRIMARY KEY, b text); DROP TABLE busy; "
                      "COMMIT; END LOOP; END$$");
   int complete = 0;
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 50; ++i) {
     const auto result = catcache_of(session.backend_pid(), {"--format", "json"});
     ASSERT_EQ(result.status, 0) << result.err;
     const auto caches = json::parse(result.out, nullptr, false);
@@ -225,7 +225,7 @@ TEST_F(CatcacheTest, a_busy_backend_is_read_or_says_that_it_moved)
       ++complete;
       check_sums(caches);
     } else {
-      EXPECT_THAT(result.err, HasSubstr("do not agree"));
+      EXPECT_THAT(result.err, HasSubstr("warning: the numbers are not exact"));
     }
   }
   EXPECT_GT(complete, 0);

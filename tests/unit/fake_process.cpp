@@ -35,6 +35,11 @@ std::uint64_t maxalign(std::uint64_t size) { return (size + 7) / 8 * 8; }
 
 } // namespace
 
+std::unique_ptr<ForeignMemory> memory_of(std::shared_ptr<Image> image)
+{
+  return std::make_unique<FakeMemory>(std::move(image));
+}
+
 void Image::write(std::uint64_t address, std::span<const std::byte> bytes)
 {
   for (const std::byte byte : bytes) {
@@ -73,7 +78,7 @@ std::uint64_t FakeProcess::root() const { return image_->get<std::uint64_t>(kVar
 
 Sweeper FakeProcess::sweeper(SweepLimits limits) const
 {
-  return {*layout_, kVariable, std::make_unique<FakeMemory>(image_), limits};
+  return {*layout_, kVariable, memory_of(image_), limits};
 }
 
 std::uint64_t FakeProcess::take(std::uint64_t size)

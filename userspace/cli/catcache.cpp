@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // catcache.cpp - `pgmemtrace catcache`: what one process keeps of the catalogs and of its plans.
 //
-// Numbers that do not agree with each other, because the process would not hold still, are
+// Numbers that are not exact, because the process would not hold still or passes a bound, are
 // printed with a warning on stderr and exit status 0, as are OIDs where names cannot be had.
 #include <cerrno>
 #include <chrono>
@@ -130,7 +130,7 @@ int run_catcache(const CatcacheOptions &options, std::ostream &out, std::ostream
     err << "warning: no names, OIDs only: " << to_string(named.error())
         << "\nhint: " << named.error().hint << "\n";
   if (!looks->last.complete)
-    err << "warning: the numbers do not agree with each other: " << looks->last.incomplete_reason
+    err << "warning: the numbers are not exact: " << looks->last.incomplete_reason
         << "\n";
   if (!out)
     return fail(Error{.what = "write the caches to standard output", .err = EIO});

@@ -94,11 +94,11 @@ std::string table(const CacheSnapshot &snapshot, const CacheGrowth *growth)
 std::string totals(const CacheSnapshot &snapshot, const CacheGrowth *growth)
 {
   const Sums sums = sum_of(snapshot);
-  std::string out = fmt::format(
-      "total: {} tuples in {} caches, {} of them negative, {} invalidated but in use; {} lists; "
-      "about {}\n",
-      snapshot.tuples, snapshot.caches.size(), sums.negative, sums.dead, sums.lists,
-      human_bytes(sums.bytes));
+  std::string out = fmt::format("total: {} tuples in {} caches, {} of them negative",
+                                snapshot.tuples, snapshot.caches.size(), sums.negative);
+  if (sums.dead != 0)
+    out += fmt::format(", {} invalidated and still in use", sums.dead);
+  out += fmt::format("; {} lists; about {}\n", sums.lists, human_bytes(sums.bytes));
   if (growth != nullptr) {
     CacheChange all;
     for (const CacheChange &change : growth->changes) {
@@ -194,8 +194,8 @@ std::string print_caches(const CacheSnapshot &snapshot, const CacheGrowth *growt
 {
   return print_heading(snapshot.process) + table(snapshot, growth) + totals(snapshot, growth) +
          others(snapshot) + advice(snapshot) +
-         "negative: looked up, and no such row. Searches and hits leave no trace in a server's "
-         "memory and cannot be shown.\n";
+         "negative: was looked up, and there is no such row. Searches and hits leave no trace in "
+         "memory: they cannot be shown.\n";
 }
 
 std::string json_of_caches(const CacheSnapshot &snapshot, const CacheGrowth *growth)

@@ -19,7 +19,7 @@ struct CacheGrowth {
 // Biggest cache first; empty ones are counted only.  `growth`: nullptr after one look.
 std::string print_caches(const CacheSnapshot &snapshot, const CacheGrowth *growth);
 
-// One object on one line; README.md describes it.
+// One object on one line; pgmemtrace(8) describes it.
 std::string json_of_caches(const CacheSnapshot &snapshot, const CacheGrowth *growth);
 
 } // namespace pgmemtrace

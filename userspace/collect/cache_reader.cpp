@@ -118,27 +118,25 @@ std::optional<std::uint64_t> PlansAndTables::entries_at(std::uint64_t table,
   return entries.value_or(kNoCount) < kNoCount ? entries : std::nullopt;
 }
 
-// Lists hang in a hash table of their own since 16.3; 16.0 to 16.2 end before those fields.
-Layout layout_for(const Binary &binary)
+} // namespace
+
+Layout cache_layout(Layout layout, std::string_view version)
 {
-  constexpr std::string_view kOld = "16.";
-  Layout layout = binary.layout;
+  constexpr std::string_view k16 = "16.";
+  if (!version.starts_with(k16))
+    return layout;
+  version.remove_prefix(k16.size());
   int minor = 0;
-  const std::string_view version = binary.version;
-  if (version.starts_with(kOld)) {
-    std::from_chars(version.data() + kOld.size(), version.data() + version.size(), minor);
-    if (minor < 3)
-      layout.catcache.nlist = layout.catcache.nlbuckets = layout.catcache.lbucket = kAbsent;
-  }
+  const auto number = std::from_chars(version.data(), version.data() + version.size(), minor);
+  if (number.ec == std::errc() && minor < 3)
+    layout.catcache.nlist = layout.catcache.nlbuckets = layout.catcache.lbucket = kAbsent;
   return layout;
 }
 
-} // namespace
-
 CacheReader::CacheReader(const ServerProcess &process, CacheReaderLimits limits)
-    : CacheReader(layout_for(*process.binary), find_cache_variables(*process.binary->elf),
-                  process.load_bias, std::make_unique<ForeignMemory>(process.identity.id.pid),
-                  limits)
+    : CacheReader(cache_layout(process.binary->layout, process.binary->version),
+                  find_cache_variables(*process.binary->elf), process.load_bias,
+                  std::make_unique<ForeignMemory>(process.identity.id.pid), limits)
 {
 }
 

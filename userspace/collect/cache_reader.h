@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "attach/cache_variables.h"
 #include "attach/layout.h"
@@ -17,6 +18,10 @@
 #include "util/result.h"
 
 namespace pgmemtrace {
+
+// The layout of a server of this version ("16.2 (Debian ...)").  Lists hang in a hash table of
+// their own since 16.3 (commit 14e991db89); a CatCache of 16.0 to 16.2 ends before those fields.
+Layout cache_layout(Layout layout, std::string_view version);
 
 class CacheReader {
 public:

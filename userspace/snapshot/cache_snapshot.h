@@ -52,7 +52,7 @@ struct CacheSnapshot {
   std::optional<std::uint64_t> prepared_statements;
   std::optional<std::uint64_t> portals;
   std::vector<std::string> unseen;
-  // False: the process did not hold still, and the numbers do not agree with each other.
+  // False: the process did not hold still, or passes a bound: the numbers are not exact.
   bool complete = true;
   std::string incomplete_reason;
 };
