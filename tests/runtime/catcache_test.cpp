@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
+#include <sys/syscall.h>
 
 #include "support/runtime_test.h"
 
@@ -292,12 +293,15 @@ TEST_F(CatcacheTest, a_backend_that_ends_between_two_looks_is_an_error)
 {
   auto session = warm("SELECT 1");
   auto daemon = Daemon::start({"catcache", "--pid", std::to_string(session.backend_pid()),
-                               "--interval", "2s", "--format", "json"});
+                               "--interval", "5s", "--format", "json"});
   ASSERT_TRUE(daemon);
-  // Before its first look or after it: both are an error.
+  const std::string sleeps = std::to_string(SYS_clock_nanosleep) + " ";
+  const std::string file = "/proc/" + std::to_string((*daemon)->pid()) + "/syscall";
+  ASSERT_TRUE(eventually([&] { return read_text(file).starts_with(sleeps); }));
   session.close();
   EXPECT_EQ((*daemon)->wait(), 3);
   EXPECT_THAT((*daemon)->err(), StartsWith("error: "));
+  EXPECT_THAT((*daemon)->err(), HasSubstr("No such process"));
   EXPECT_TRUE((*daemon)->out().empty()) << (*daemon)->out();
 }
 

@@ -130,8 +130,7 @@ int run_catcache(const CatcacheOptions &options, std::ostream &out, std::ostream
     err << "warning: no names, OIDs only: " << to_string(named.error())
         << "\nhint: " << named.error().hint << "\n";
   if (!looks->last.complete)
-    err << "warning: the numbers are not exact: " << looks->last.incomplete_reason
-        << "\n";
+    err << "warning: the numbers are not exact: " << looks->last.incomplete_reason << "\n";
   if (!out)
     return fail(Error{.what = "write the caches to standard output", .err = EIO});
   return kFine;

@@ -319,8 +319,9 @@ std::string print_tree(const ProcessSnapshot &process, PrintFormat format)
 {
   const auto &contexts = process.contexts;
   if (format == PrintFormat::text) {
-    return print_heading(process.process) + fmt::format(kRow, "with below", "total", "used", "free", "blocks") +
-           "context\n" + TextTree(process).print() + footer(process, sum_of(contexts));
+    return print_heading(process.process) +
+           fmt::format(kRow, "with below", "total", "used", "free", "blocks") + "context\n" +
+           TextTree(process).print() + footer(process, sum_of(contexts));
   }
   const Indexes order = breadth_first(contexts);
   const auto paths = context_paths(contexts);
