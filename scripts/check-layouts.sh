@@ -6,7 +6,7 @@
 # by compiling alone: nothing of arm64 is run.
 #
 # Needs postgresql-server-dev-NN; majors without it are named and skipped, none at all is a
-# failure.  The private structs of aset.c, generation.c, slab.c and bump.c are in no header:
+# failure.  The private structs of aset.c, generation.c, slab.c, bump.c and dynahash.c are in no header:
 # tests/unit/attach_layout_test.cpp compares those with the servers' debug information.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,11 +21,23 @@ dlist_head head
 QueryDesc operation plannedstmt sourceText estate planstate already_executed totaltime
 PlannedStmt type commandType queryId stmt_location stmt_len
 Port database_name user_name
-BackgroundWorker bgw_name bgw_type'
+BackgroundWorker bgw_name bgw_type
+HeapTupleData t_len
+catcacheheader ch_caches ch_ntup
+catcache id cc_nbuckets cc_bucket cc_ntup cc_nkeys cc_relname cc_reloid cc_indexoid cc_relisshared cc_next
+catctup ct_magic hash_value cache_elem refcount dead negative tuple c_list my_cache
+catclist cl_magic hash_value cache_elem refcount dead ordered nkeys n_members my_cache
+CachedPlanSource magic gplan is_oneshot is_complete is_saved is_valid generation node'
 
 # Declared in a header since 14, when MyBEEntry got exported.
 fields_since_14='
 PgBackendStatus st_activity_start_timestamp st_activity_raw st_query_id'
+
+# Lists of a catalog cache hang in a hash table of their own since 16.3.
+fields_until_16='
+catcache cc_lists'
+fields_since_16='
+catcache cc_nlist cc_nlbuckets cc_lbucket'
 
 # A program that prints offset and size of each field, with the given includes.
 program() {
@@ -90,6 +102,8 @@ for layout in "$root"/bpf/layouts/pg*.h; do
     wanted=$fields$fields_since_14
     status_header='#include "utils/backend_status.h"'
   fi
+  [ "$major" -gt 16 ] || wanted=$wanted$fields_until_16
+  [ "$major" -lt 16 ] || wanted=$wanted$fields_since_16
   program "#include \"$layout\"" "$wanted" >"$work/ours.c"
   includes='#include "postgres.h"
 #include "executor/execdesc.h"
@@ -98,6 +112,8 @@ for layout in "$root"/bpf/layouts/pg*.h; do
 #include "nodes/memnodes.h"
 #include "nodes/plannodes.h"
 #include "postmaster/bgworker.h"
+#include "utils/catcache.h"
+#include "utils/plancache.h"
 '"$status_header"'
 #undef printf'
   cc -w -o "$work/ours" "$work/ours.c"

@@ -7,7 +7,8 @@
  * headers by scripts/check-layouts.sh.  Source: src/include/nodes/memnodes.h,
  * src/backend/utils/mmgr/{aset,generation,slab}.c, executor/execdesc.h, nodes/plannodes.h,
  * libpq/libpq-be.h, postmaster/bgworker.h,
- * utils/backend_status.h of REL_14.
+ * utils/backend_status.h,
+ * utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c of REL_14.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
  */
@@ -154,6 +155,106 @@ struct PgBackendStatus {
 	unsigned long st_query_id;
 };
 
+/* lib/ilist.h, access/htup.h, utils/catcache.h */
+
+struct slist_node {
+	struct slist_node *next;
+};
+
+struct slist_head {
+	struct slist_node head;
+};
+
+struct HeapTupleData {
+	unsigned int t_len;
+	char unread1[20];
+};
+
+struct catcache {
+	int id;
+	int cc_nbuckets;
+	char unread1[8];
+	struct dlist_head *cc_bucket;
+	char unread2[80];
+	struct dlist_head cc_lists;
+	int cc_ntup;
+	int cc_nkeys;
+	const char *cc_relname;
+	unsigned int cc_reloid;
+	unsigned int cc_indexoid;
+	_Bool cc_relisshared;
+	struct slist_node cc_next;
+	char unread3[288];
+};
+
+struct catctup {
+	int ct_magic;
+	unsigned int hash_value;
+	char unread1[32];
+	struct dlist_node cache_elem;
+	int refcount;
+	_Bool dead;
+	_Bool negative;
+	struct HeapTupleData tuple;
+	void *c_list;
+	struct catcache *my_cache;
+};
+
+struct catclist {
+	int cl_magic;
+	unsigned int hash_value;
+	struct dlist_node cache_elem;
+	char unread1[32];
+	int refcount;
+	_Bool dead;
+	_Bool ordered;
+	short nkeys;
+	int n_members;
+	struct catcache *my_cache;
+	struct catctup *members[];
+};
+
+struct catcacheheader {
+	struct slist_head ch_caches;
+	int ch_ntup;
+};
+
+/* utils/plancache.h */
+
+struct CachedPlanSource {
+	int magic;
+	char unread1[132];
+	void *gplan;
+	_Bool is_oneshot;
+	_Bool is_complete;
+	_Bool is_saved;
+	_Bool is_valid;
+	int generation;
+	struct dlist_node node;
+	char unread2[32];
+};
+
+/* dynahash.c */
+
+typedef struct {
+	char mutex; /* slock_t: int on some machines */
+	long nentries;
+	void *freeList;
+} FreeListData;
+
+struct HASHHDR {
+	FreeListData freeList[32];
+	char unread1[80];
+};
+
+struct HTAB {
+	struct HASHHDR *hctl;
+	char unread1[48];
+	char *tabname;
+	_Bool isshared;
+	char unread2[31];
+};
+
 /* One variable each, so that the compiler keeps the type in the BTF. */
 struct AllocSetContext pgmt_keep_aset;
 struct AllocBlockData pgmt_keep_aset_block;
@@ -167,5 +268,12 @@ struct PlannedStmt pgmt_keep_planned_stmt;
 struct Port pgmt_keep_port;
 struct PgBackendStatus pgmt_keep_backend_status;
 struct BackgroundWorker pgmt_keep_background_worker;
+struct catcacheheader pgmt_keep_catcache_header;
+struct catcache pgmt_keep_catcache;
+struct catctup pgmt_keep_catctup;
+struct catclist pgmt_keep_catclist;
+struct CachedPlanSource pgmt_keep_plan_source;
+struct HTAB pgmt_keep_htab;
+struct HASHHDR pgmt_keep_hash_header;
 
 #endif /* PGMEMTRACE_LAYOUTS_PG14_H */

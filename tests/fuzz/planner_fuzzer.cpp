@@ -4,6 +4,8 @@
 // What the planner promises (planner.h) is checked against a decoding of its own.
 #include <algorithm>
 #include <array>
+#include <map>
+#include <optional>
 
 #include "attach/instruction.h"
 #include "attach/planner.h"
@@ -17,19 +19,35 @@ void check_placement(Disassembler &disassembler, std::span<const std::byte> code
 {
   const std::uint64_t site = entry + placement.displacement;
   must(placement.displacement < code.size(), "a site lies in the function");
-  must(placement.emulated || placement.displacement == 0, "a dear probe is on the entry");
+  std::map<unsigned, std::size_t> held; // register -> the argument in it
+  for (std::size_t i = 0; i < placement.arguments.size(); ++i)
+    held[static_cast<unsigned>(i)] = i;
   std::size_t offset = 0;
   while (offset < placement.displacement) {
     const auto before = disassembler.decode(code.subspan(offset), entry + offset);
     must(before && before->size > 0, "what lies before a site can be decoded");
     must(!before->ends_path, "every call reaches the site");
-    must((before->arguments_written & arguments) == 0, "the arguments are still there");
+    must(placement.emulated || offset > 0 || before->refused,
+         "a dear probe is on the entry, if the kernel takes it there");
+    const auto moved = before->move ? held.find(before->move->from) : held.end();
+    const auto value = moved == held.end() ? std::nullopt : std::optional(moved->second);
+    std::erase_if(held, [&](const auto &entry) {
+      return (before->registers_written >> entry.first & 1U) != 0;
+    });
+    if (value)
+      held[before->move->to] = *value;
     offset += before->size;
   }
   must(offset == placement.displacement, "a site is where an instruction begins");
   const auto probed = disassembler.decode(code.subspan(offset), site);
   must(probed && probed->emulated == placement.emulated, "emulated is said of the site");
+  must(!probed->refused, "the kernel takes a probe on it");
   must(probed->size <= code.size() - offset, "an instruction ends in the function");
+  for (std::size_t i = 0; i < placement.arguments.size(); ++i) {
+    const auto at = held.find(placement.arguments[i]);
+    must((arguments >> i & 1U) == 0 || (at != held.end() && at->second == i),
+         "an argument is in the register that is named");
+  }
 }
 
 } // namespace

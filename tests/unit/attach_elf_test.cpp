@@ -64,6 +64,7 @@ void ask_everything(const std::string &path)
   elf->machine();
   elf->build_id();
   elf->exports("malloc");
+  elf->storage(0x1000);
   elf->find_string("pgmt elf test");
   for (const char *name : {"main", "pgmt_elf_test_function", "no such symbol", ""}) {
     elf->object(name);

@@ -40,6 +40,9 @@ struct Expected {
   std::array<std::uint32_t, 8> statement;  // Port: database_name, user_name; PlannedStmt: queryId,
                                            // stmt_location, stmt_len; QueryDesc: plannedstmt,
                                            // sourceText, estate
+  std::array<std::uint32_t, 6> catcache;   // size, cc_ntup, cc_lists, cc_nlist, cc_nlbuckets,
+                                           // cc_lbucket
+  std::array<std::uint32_t, 5> plan; // CachedPlanSource: size, gplan, is_saved, is_valid, node
 };
 
 const std::vector<Expected> &expectations()
@@ -52,7 +55,9 @@ const std::vector<Expected> &expectations()
        {128, 80, 88, 96, 104, 112, 120, 128, kAbsent, kAbsent},
        {24, 0, 16},
        {kAbsent, kAbsent, kAbsent, kAbsent, kAbsent},
-       {328, 336, 8, 128, 132, 8, 16, 80}},
+       {328, 336, 8, 128, 132, 8, 16, 80},
+       {448, 120, 104, kAbsent, kAbsent, kAbsent},
+       {192, 136, 146, 147, 152}},
       {14,
        {224, 80, 88, 208, 216},
        {112, 96, kAbsent, kAbsent},
@@ -60,7 +65,9 @@ const std::vector<Expected> &expectations()
        {128, 80, 88, 96, 104, 112, 120, 128, kAbsent, kAbsent},
        {24, 0, 16},
        {kAbsent, kAbsent, kAbsent, kAbsent, kAbsent},
-       {328, 336, 8, 120, 124, 8, 16, 80}},
+       {328, 336, 8, 120, 124, 8, 16, 80},
+       {448, 120, 104, kAbsent, kAbsent, kAbsent},
+       {200, 136, 146, 147, 152}},
       {15,
        {224, 80, 88, 208, 216},
        {152, 136, 128, 120},
@@ -68,7 +75,9 @@ const std::vector<Expected> &expectations()
        {128, 80, 88, 96, 104, 112, 120, 128, kAbsent, kAbsent},
        {24, 0, 16},
        {kAbsent, kAbsent, kAbsent, kAbsent, kAbsent},
-       {328, 336, 8, 120, 124, 8, 16, 80}},
+       {328, 336, 8, 120, 124, 8, 16, 80},
+       {448, 120, 104, kAbsent, kAbsent, kAbsent},
+       {200, 136, 146, 147, 152}},
       {16,
        {224, 80, 88, 208, 216},
        {152, 136, 128, 120},
@@ -76,7 +85,9 @@ const std::vector<Expected> &expectations()
        {192, 80, 88, 96, kAbsent, 104, kAbsent, kAbsent, 136, 144},
        {48, 32, 8},
        {kAbsent, kAbsent, kAbsent, kAbsent, kAbsent},
-       {328, 336, 8, 128, 132, 8, 16, 80}},
+       {328, 336, 8, 128, 132, 8, 16, 80},
+       {464, 120, 104, 448, 452, 456},
+       {200, 136, 146, 147, 152}},
       {17,
        {200, 80, 88, kAbsent, 192},
        {128, 112, kAbsent, 104},
@@ -84,7 +95,9 @@ const std::vector<Expected> &expectations()
        {176, 80, 84, 88, kAbsent, 92, kAbsent, kAbsent, 120, 128},
        {48, 32, 8},
        {112, 96, 32, 16, 24},
-       {320, 328, 8, 128, 132, 8, 16, 80}},
+       {320, 328, 8, 128, 132, 8, 16, 80},
+       {448, 108, kAbsent, 112, 116, 120},
+       {200, 136, 146, 147, 152}},
       {18,
        {200, 80, 88, kAbsent, 192},
        {128, 112, kAbsent, 104},
@@ -92,7 +105,9 @@ const std::vector<Expected> &expectations()
        {176, 80, 84, 88, kAbsent, 92, kAbsent, kAbsent, 120, 128},
        {48, 32, 8},
        {112, 96, 32, 16, 24},
-       {384, 392, 8, 152, 156, 8, 16, 80}},
+       {384, 392, 8, 152, 156, 8, 16, 80},
+       {448, 108, kAbsent, 112, 116, 120},
+       {224, 160, 170, 171, 176}},
   };
   return all;
 }
@@ -169,6 +184,30 @@ TEST_P(EveryMajor, is_laid_out_as_the_server)
             exported ? 32u : kAbsent);
   EXPECT_EQ(offset_of(*types, "PgBackendStatus", "st_activity_raw"), exported ? 248u : kAbsent);
   EXPECT_EQ(offset_of(*types, "PgBackendStatus", "st_query_id"), exported ? 424u : kAbsent);
+}
+
+TEST_P(EveryMajor, knows_its_caches)
+{
+  const auto layout = load_layout(GetParam().major);
+  ASSERT_TRUE(layout);
+  const auto &c = layout->catcache;
+  EXPECT_EQ((std::array{c.size, c.ntup, c.lists, c.nlist, c.nlbuckets, c.lbucket}),
+            GetParam().catcache);
+  const auto &p = layout->plan_source;
+  EXPECT_EQ((std::array{p.size, p.gplan, p.is_saved, p.is_valid, p.node}), GetParam().plan);
+  // The same in all majors:
+  EXPECT_EQ((std::array{c.id, c.nbuckets, c.bucket, c.relname, c.reloid, c.indexoid, c.next}),
+            (std::array<std::uint32_t, 7>{0, 4, 16, 128, 136, 140, 152}));
+  const auto &t = layout->catctup;
+  EXPECT_EQ((std::array{t.size, t.magic, t.hash_value, t.cache_elem, t.dead, t.negative,
+                        t.tuple_length, t.my_cache}),
+            (std::array<std::uint32_t, 8>{104, 0, 4, 40, 60, 61, 64, 96}));
+  const auto &l = layout->catclist;
+  EXPECT_EQ((std::array{l.size, l.magic, l.hash_value, l.cache_elem, l.n_members, l.my_cache}),
+            (std::array<std::uint32_t, 6>{80, 0, 4, 8, 64, 72}));
+  const auto &h = layout->hash_table;
+  EXPECT_EQ((std::array{h.size, h.header, h.name, h.entries}),
+            (std::array<std::uint32_t, 4>{96, 0, 56, 8}));
 }
 
 // Of chunks, 16 changed all.

@@ -35,6 +35,11 @@ std::uint64_t maxalign(std::uint64_t size) { return (size + 7) / 8 * 8; }
 
 } // namespace
 
+std::unique_ptr<ForeignMemory> memory_of(std::shared_ptr<Image> image)
+{
+  return std::make_unique<FakeMemory>(std::move(image));
+}
+
 void Image::write(std::uint64_t address, std::span<const std::byte> bytes)
 {
   for (const std::byte byte : bytes) {
@@ -71,10 +76,7 @@ FakeProcess::FakeProcess(Layout layout)
 
 std::uint64_t FakeProcess::root() const { return image_->get<std::uint64_t>(kVariable); }
 
-std::unique_ptr<ForeignMemory> FakeProcess::memory() const
-{
-  return std::make_unique<FakeMemory>(image_);
-}
+std::unique_ptr<ForeignMemory> FakeProcess::memory() const { return memory_of(image_); }
 
 Sweeper FakeProcess::sweeper(SweepLimits limits) const
 {

@@ -48,6 +48,9 @@ private:
   std::map<std::uint64_t, std::array<std::byte, kPage>> pages_;
 };
 
+// An image as a process's memory.
+std::unique_ptr<ForeignMemory> memory_of(std::shared_ptr<Image> image);
+
 struct GenerationBlockSpec {
   std::uint64_t size = 8192, used = 1000;
   int chunks = 10, free = 0;

@@ -110,6 +110,27 @@ int register_number(unsigned reg)
   }
 }
 
+// adrp page, x; ldr reg, [page, #y]; add reg, page, #y.
+std::optional<VariableUse> aarch64_variable(const cs_insn &instruction)
+{
+  const cs_arm64 &detail = instruction.detail->arm64;
+  const auto &op = detail.operands;
+  const auto is_x = [](unsigned reg) { return reg >= ARM64_REG_X0 && reg <= ARM64_REG_X28; };
+  if (detail.op_count < 2 || op[0].type != ARM64_OP_REG || !is_x(op[0].reg))
+    return std::nullopt;
+  if (instruction.id == ARM64_INS_ADRP && op[1].type == ARM64_OP_IMM)
+    return VariableUse{VariableUse::Kind::page, static_cast<std::uint64_t>(op[1].imm), op[0].reg};
+  if (instruction.id == ARM64_INS_LDR && op[1].type == ARM64_OP_MEM && !detail.writeback &&
+      is_x(op[1].mem.base) && op[1].mem.index == ARM64_REG_INVALID)
+    return VariableUse{VariableUse::Kind::load, static_cast<std::uint64_t>(op[1].mem.disp),
+                       op[1].mem.base};
+  if (instruction.id == ARM64_INS_ADD && detail.op_count == 3 && op[1].type == ARM64_OP_REG &&
+      op[2].type == ARM64_OP_IMM && op[2].shift.type == ARM64_SFT_INVALID)
+    return VariableUse{VariableUse::Kind::address, static_cast<std::uint64_t>(op[2].imm),
+                       op[1].reg};
+  return std::nullopt;
+}
+
 class AArch64 final : public Disassembler {
 public:
   explicit AArch64(Capstone capstone) : capstone_(std::move(capstone)) {}
@@ -132,6 +153,7 @@ public:
     // such sequences (is_probed_address_atomic()), for user probes it does not.
     out.ends_path = out.target || kRegisterBranch.matches(word) || kException.matches(word) ||
                     kUndefined.matches(word) || kExclusive.matches(word);
+    out.variable = aarch64_variable(*raw);
     out.registers_written = capstone_.registers_written(register_number);
     if (kMove.matches(word))
       out.move = Move{word >> 16 & 0x1f, word & 0x1f};

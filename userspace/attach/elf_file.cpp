@@ -149,6 +149,10 @@ struct ElfFile::Impl {
     unsigned flags;
     std::vector<std::byte> copy; // empty: not read yet
   };
+  struct Range {
+    std::uint64_t address = 0, size = 0;
+    bool holds(std::uint64_t at) const { return at >= address && at - address < size; }
+  };
   struct HashedName {
     std::uint32_t hash, index;
     auto operator<=>(const HashedName &) const = default;
@@ -165,6 +169,8 @@ struct ElfFile::Impl {
   std::unique_ptr<Elf, ElfEnd> elf; // reads from `file`
   GElf_Ehdr header{};
   std::vector<Load> loads;
+  std::vector<std::pair<Range, Range>> writable; // in the file, in memory
+  Range relro;
   SymbolTable dynamic;           // .dynsym
   SymbolTable full;              // .symtab: mostly stripped
   std::vector<Symbol> functions; // by .eh_frame, sorted by address
@@ -211,6 +217,10 @@ Result<> ElfFile::Impl::read_segments(const std::string &path)
     GElf_Phdr phdr;
     if (gelf_getphdr(elf.get(), static_cast<int>(i), &phdr) == nullptr)
       return not_elf;
+    if (phdr.p_type == PT_GNU_RELRO)
+      relro = {phdr.p_vaddr, phdr.p_memsz};
+    if (phdr.p_type == PT_LOAD && (phdr.p_flags & PF_W) != 0)
+      writable.push_back({{phdr.p_vaddr, phdr.p_filesz}, {phdr.p_vaddr, phdr.p_memsz}});
     if (phdr.p_type != PT_LOAD || phdr.p_filesz == 0)
       continue;
     if (phdr.p_offset > size || phdr.p_filesz > size - phdr.p_offset ||
@@ -533,6 +543,16 @@ std::vector<ElfFile::Segment> ElfFile::executable_segments() const
     if ((load.flags & PF_X) != 0)
       segments.push_back({load.address, impl_->contents(load)});
   return segments;
+}
+
+ElfFile::Storage ElfFile::storage(std::uint64_t address) const
+{
+  if (impl_->relro.holds(address))
+    return Storage::none;
+  for (const auto &[file, memory] : impl_->writable)
+    if (memory.holds(address))
+      return file.holds(address) ? Storage::initialized : Storage::zeroed;
+  return Storage::none;
 }
 
 std::optional<std::uint64_t> ElfFile::file_offset(std::uint64_t address) const

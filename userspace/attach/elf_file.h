@@ -61,6 +61,10 @@ public:
     std::span<const std::byte> bytes;
   };
   std::vector<Segment> executable_segments() const;
+  // Where a variable lives that the program writes to.  None: outside, or in what the dynamic
+  // linker makes read-only after its work (.got, .data.rel.ro).
+  enum class Storage { none, initialized, zeroed }; // .data, .bss
+  Storage storage(std::uint64_t address) const;
   // Where a link-time address lies in the file (what uprobes take), nullopt outside PT_LOADs.
   std::optional<std::uint64_t> file_offset(std::uint64_t address) const;
   // The inverse for executable code, also on the part of a page that only a mapping shows.

@@ -44,6 +44,21 @@ int x86_64_argument(unsigned reg)
   }
 }
 
+// mov reg, [rip + x]; lea reg, [rip + x].
+std::optional<VariableUse> x86_64_variable(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  const cs_x86_op &from = detail.operands[1];
+  const bool load = instruction.id == X86_INS_MOV;
+  if ((!load && instruction.id != X86_INS_LEA) || detail.op_count != 2 ||
+      detail.operands[0].type != X86_OP_REG || detail.operands[0].size != 8 ||
+      from.type != X86_OP_MEM || from.mem.base != X86_REG_RIP || from.mem.index != X86_REG_INVALID)
+    return std::nullopt;
+  return VariableUse{.kind = load ? VariableUse::Kind::load : VariableUse::Kind::address,
+                     .value = instruction.address + instruction.size +
+                              static_cast<std::uint64_t>(from.mem.disp)};
+}
+
 class X86_64 final : public Disassembler {
 public:
   explicit X86_64(Capstone capstone) : capstone_(std::move(capstone)) {}
@@ -62,6 +77,7 @@ public:
     const cs_x86 &detail = raw->detail->x86;
     if (branch && detail.op_count == 1 && detail.operands[0].type == X86_OP_IMM)
       out.target = static_cast<std::uint64_t>(detail.operands[0].imm);
+    out.variable = x86_64_variable(*raw);
     out.registers_written = capstone_.registers_written(x86_64_argument);
     return out;
   }

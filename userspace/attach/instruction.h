@@ -21,6 +21,18 @@ struct Move {
   unsigned from = 0, to = 0;
 };
 
+// How an instruction of position-independent code names a variable of its program.
+struct VariableUse {
+  enum class Kind {
+    load,    // reads 8 bytes of it
+    address, // takes its address
+    page,    // AArch64: takes the address of its 4 KiB page, a step before the other two
+  };
+  Kind kind = Kind::load;
+  std::uint64_t value = 0; // link-time address; behind a page: what is added to it
+  unsigned page = 0;       // the register that gets or holds the page; 0: `value` is all
+};
+
 struct Instruction {
   std::uint64_t address = 0;
   std::uint32_t size = 0;
@@ -34,6 +46,7 @@ struct Instruction {
   // on AArch64 these are x0 to x30, on x86-64 the others have no number.
   std::uint32_t registers_written = 0;
   std::optional<Move> move; // of one whole register to another
+  std::optional<VariableUse> variable;
 };
 
 class Disassembler {

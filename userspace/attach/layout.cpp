@@ -117,9 +117,13 @@ public:
   Struct(const btf &types, const char *name, Need need, std::string &missing)
       : types_(types), name_(name), missing_(missing)
   {
-    const int id = btf__find_by_name_kind(&types, name, BTF_KIND_STRUCT);
+    int id = btf__find_by_name_kind(&types, name, BTF_KIND_STRUCT);
+    if (id < 0) // a struct without a tag
+      id = btf__find_by_name_kind(&types, name, BTF_KIND_TYPEDEF);
     if (id > 0)
-      type_ = btf__type_by_id(&types, static_cast<std::uint32_t>(id));
+      type_ = resolved(static_cast<std::uint32_t>(id));
+    if (type_ != nullptr && !btf_is_struct(type_))
+      type_ = nullptr;
     if (type_ != nullptr && type_->size > kMaxStruct)
       type_ = nullptr;
     if (type_ == nullptr && need == Need::required)
@@ -316,6 +320,64 @@ void read_statement(Layout &layout, const btf &types, std::string &missing)
                          planned.at("stmt_len", kInt)};
 }
 
+void read_catalog_caches(Layout &layout, const btf &types, std::string &missing)
+{
+  const Struct header(types, "catcacheheader", Need::required, missing);
+  layout.catcache_header = {header.size(), header.at("ch_caches", kPointer),
+                            header.at("ch_ntup", kInt)};
+
+  const Struct cache(types, "catcache", Need::required, missing);
+  const bool hashed_lists = cache.at("cc_lbucket", kPointer, Need::optional) != kAbsent;
+  layout.catcache = {
+      .size = cache.size(),
+      .id = cache.at("id", kInt),
+      .nbuckets = cache.at("cc_nbuckets", kInt),
+      .bucket = cache.at("cc_bucket", kPointer),
+      .lists = cache.at("cc_lists", kList, hashed_lists ? Need::optional : Need::required),
+      .ntup = cache.at("cc_ntup", kInt),
+      .relname = cache.at("cc_relname", kPointer),
+      .reloid = cache.at("cc_reloid", kInt),
+      .indexoid = cache.at("cc_indexoid", kInt),
+      .next = cache.at("cc_next", kPointer),
+      .nlist = cache.at("cc_nlist", kInt, hashed_lists ? Need::required : Need::optional),
+      .nlbuckets = cache.at("cc_nlbuckets", kInt, hashed_lists ? Need::required : Need::optional),
+      .lbucket = cache.at("cc_lbucket", kPointer, Need::optional)};
+
+  const Struct tuple(types, "HeapTupleData", Need::required, missing);
+  const Struct entry(types, "catctup", Need::required, missing);
+  layout.catctup = {entry.size(),
+                    entry.at("ct_magic", kInt),
+                    entry.at("hash_value", kInt),
+                    entry.at("cache_elem", kList),
+                    entry.at("dead", 1),
+                    entry.at("negative", 1),
+                    entry.at("tuple", kInt) + tuple.at("t_len", kInt),
+                    entry.at("my_cache", kPointer)};
+  const Struct list(types, "catclist", Need::required, missing);
+  layout.catclist = {list.size(),
+                     list.at("cl_magic", kInt),
+                     list.at("hash_value", kInt),
+                     list.at("cache_elem", kList),
+                     list.at("n_members", kInt),
+                     list.at("my_cache", kPointer)};
+}
+
+void read_plans_and_tables(Layout &layout, const btf &types, std::string &missing)
+{
+  const Struct plan(types, "CachedPlanSource", Need::required, missing);
+  layout.plan_source = {plan.size(),
+                        plan.at("magic", kInt),
+                        plan.at("gplan", kPointer),
+                        plan.at("is_saved", 1),
+                        plan.at("is_valid", 1),
+                        plan.at("node", kList)};
+  const Struct table(types, "HTAB", Need::required, missing);
+  const Struct header(types, "HASHHDR", Need::required, missing);
+  const Struct free_list(types, "FreeListData", Need::required, missing);
+  layout.hash_table = {table.size(), table.at("hctl", kPointer), table.at("tabname", kPointer),
+                       header.at("freeList", kPointer) + free_list.at("nentries", kPointer)};
+}
+
 Result<Layout> layout_from(int major, const btf &types)
 {
   const MajorFacts *facts = facts_of(major);
@@ -336,6 +398,8 @@ Result<Layout> layout_from(int major, const btf &types)
   read_bump(layout, types, missing);
   read_identity(layout, types, missing);
   read_statement(layout, types, missing);
+  read_catalog_caches(layout, types, missing);
+  read_plans_and_tables(layout, types, missing);
   if (!missing.empty())
     return Error{"read the memory layout: the BTF has no " + missing, 0,
                  "make it from the debug information of this very server, with pahole"};

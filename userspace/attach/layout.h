@@ -74,6 +74,29 @@ struct Layout {
   struct {
     std::uint32_t query_id, location, length;
   } planned_stmt{};
+  // The catalog caches: `lists` up to 16.2; `nlist`, `nlbuckets` and `lbucket` from 16.3
+  struct {
+    std::uint32_t size, caches, ntup;
+  } catcache_header{};
+  struct {
+    std::uint32_t size, id, nbuckets, bucket, lists, ntup, relname, reloid, indexoid, next, nlist,
+        nlbuckets, lbucket;
+  } catcache{};
+  // `tuple_length`: t_len of the tuple that it holds
+  struct {
+    std::uint32_t size, magic, hash_value, cache_elem, dead, negative, tuple_length, my_cache;
+  } catctup{};
+  struct {
+    std::uint32_t size, magic, hash_value, cache_elem, n_members, my_cache;
+  } catclist{};
+  // CachedPlanSource
+  struct {
+    std::uint32_t size, magic, gplan, is_saved, is_valid, node;
+  } plan_source{};
+  // HTAB and its HASHHDR; `entries`: nentries of the first free list, 8 bytes wide and signed
+  struct {
+    std::uint32_t size, header, name, entries;
+  } hash_table{};
   // BackgroundWorker: `type` is an array of `type_size` characters
   struct {
     std::uint32_t type, type_size;

@@ -18,6 +18,7 @@ int fail(const Error &error);
 
 void add_run_command(CLI::App &app, int &exit_status);
 void add_contexts_command(CLI::App &app, int &exit_status);
+void add_catcache_command(CLI::App &app, int &exit_status);
 void add_doctor_command(CLI::App &app, int &exit_status);
 
 } // namespace pgmemtrace

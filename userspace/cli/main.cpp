@@ -19,6 +19,7 @@ int run(int argc, char **argv)
   app.set_version_flag("--version", "pgmemtrace " PGMT_VERSION);
   pgmemtrace::add_run_command(app, exit_status);
   pgmemtrace::add_contexts_command(app, exit_status);
+  pgmemtrace::add_catcache_command(app, exit_status);
   pgmemtrace::add_doctor_command(app, exit_status);
   try {
     app.parse(argc, argv);

@@ -149,20 +149,6 @@ std::string or_unknown(const std::string &text, const char *what)
   return text.empty() ? std::string() : fmt::format(", {} {}", what, one_line(text));
 }
 
-std::string heading(const ProcessSnapshot &process)
-{
-  const ProcessIdentity &who = process.process;
-  std::string line =
-      fmt::format("process {}: {}", who.id.pid,
-                  who.backend_type.empty() ? "PostgreSQL process" : one_line(who.backend_type));
-  line += or_unknown(who.database, "database");
-  line += or_unknown(who.user, "user");
-  line += or_unknown(who.instance, "instance");
-  if (who.major != 0)
-    line += fmt::format(", PostgreSQL {}", who.major);
-  return line + "\n";
-}
-
 std::string footer(const ProcessSnapshot &process, const Sums &all)
 {
   std::string line =
@@ -280,7 +266,7 @@ std::vector<std::pair<std::string, Sums>> by_name(const std::vector<Context> &co
 std::string summary_text(const ProcessSnapshot &process,
                          const std::vector<std::pair<std::string, Sums>> &rows)
 {
-  std::string out = heading(process);
+  std::string out = print_heading(process.process);
   out += fmt::format(kRow, "contexts", "total", "used", "free", "blocks") + "name\n";
   for (const auto &[name, sums] : rows) {
     out += fmt::format(kRow, sums.contexts, human_bytes(sums.total_bytes),
@@ -304,6 +290,19 @@ std::optional<PrintFormat> print_format_from_string(std::string_view text)
   return std::nullopt;
 }
 
+std::string print_heading(const ProcessIdentity &who)
+{
+  std::string line =
+      fmt::format("process {}: {}", who.id.pid,
+                  who.backend_type.empty() ? "PostgreSQL process" : one_line(who.backend_type));
+  line += or_unknown(who.database, "database");
+  line += or_unknown(who.user, "user");
+  line += or_unknown(who.instance, "instance");
+  if (who.major != 0)
+    line += fmt::format(", PostgreSQL {}", who.major);
+  return line + "\n";
+}
+
 std::vector<std::vector<std::uint32_t>> context_paths(const std::vector<Context> &contexts)
 {
   std::vector<std::vector<std::uint32_t>> paths(contexts.size());
@@ -320,8 +319,9 @@ std::string print_tree(const ProcessSnapshot &process, PrintFormat format)
 {
   const auto &contexts = process.contexts;
   if (format == PrintFormat::text) {
-    return heading(process) + fmt::format(kRow, "with below", "total", "used", "free", "blocks") +
-           "context\n" + TextTree(process).print() + footer(process, sum_of(contexts));
+    return print_heading(process.process) +
+           fmt::format(kRow, "with below", "total", "used", "free", "blocks") + "context\n" +
+           TextTree(process).print() + footer(process, sum_of(contexts));
   }
   const Indexes order = breadth_first(contexts);
   const auto paths = context_paths(contexts);

@@ -21,6 +21,9 @@ namespace pgmemtrace {
 enum class PrintFormat { text, json, csv };
 std::optional<PrintFormat> print_format_from_string(std::string_view text);
 
+// "process 4711: client backend, database shop, user app, instance 15/main, PostgreSQL 15\n".
+std::string print_heading(const ProcessIdentity &who);
+
 // The whole tree.
 std::string print_tree(const ProcessSnapshot &process, PrintFormat format);
 
