@@ -32,7 +32,7 @@ struct Options {
   std::string level = "statement";
   std::string interval = "10s";
   std::string max_overhead = "5%";
-  int major = 15;
+  int major = 0; // the one under test
   bool verbose = false;
 };
 
@@ -169,7 +169,10 @@ Result<int> run(const Options &options)
   auto cases = read_cases(options.folder);
   if (!cases)
     return cases.error();
-  auto cluster = PostgresCluster::start({.major = options.major});
+  const auto major = options.major ? find_major(options.major) : major_under_test();
+  if (!major)
+    return major.error();
+  auto cluster = PostgresCluster::start({.major = major->number, .root = major->root});
   if (!cluster)
     return cluster.error();
   auto daemon =
@@ -189,7 +192,7 @@ Result<int> run(const Options &options)
     const std::string expected =
         c.rules.empty() ? "-" : fmt::format("{} {}", fmt::join(c.rules, "|"), c.context);
     Verdict verdict{.word = "skipped"};
-    if (std::ranges::find(c.majors, options.major) == c.majors.end() || !available(c, **cluster))
+    if (std::ranges::find(c.majors, major->number) == c.majors.end() || !available(c, **cluster))
       ++skipped;
     else {
       // A workload of half a second may fall between two looks when the machine is busy
@@ -235,7 +238,7 @@ try {
   app.add_option("--level", options.level, "the daemon's");
   app.add_option("--interval", options.interval, "the daemon's");
   app.add_option("--max-overhead", options.max_overhead, "the daemon's");
-  app.add_option("--major", options.major, "of the server");
+  app.add_option("--major", options.major, "of the server; PGMT_MAJOR or the host's if not given");
   app.add_flag("--verbose", options.verbose, "every violation with its detail");
   CLI11_PARSE(app, argc, argv);
   if (geteuid() != 0) {

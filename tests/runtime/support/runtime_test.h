@@ -15,8 +15,9 @@
 
 namespace pgmemtrace::test {
 
-// Without root the test is skipped, and says so; with CI or PGMEMTRACE_REQUIRE_RUNTIME in the
-// environment it fails, so that a lost privilege is a red build.
+// Without root, or without the major that PGMT_MAJOR asks for, the test is skipped, and says so;
+// with CI or PGMEMTRACE_REQUIRE_RUNTIME in the environment it fails, so that a lost privilege is a
+// red build.
 //
 // One server for all tests of a suite, since initdb is the slow part, started when first asked
 // for.  A suite that wants another one says so before:
