@@ -19,11 +19,11 @@ dlist_head head
 QueryDesc operation plannedstmt sourceText estate planstate already_executed totaltime
 PlannedStmt type commandType queryId stmt_location stmt_len
 Port database_name user_name
-BackgroundWorker bgw_name bgw_type'
+BackgroundWorker bgw_name bgw_type
+PgBackendStatus st_activity_start_timestamp st_activity_raw'
 
-# Declared in a header since 14, when MyBEEntry got exported.
 fields_since_14='
-PgBackendStatus st_activity_start_timestamp st_activity_raw st_query_id'
+PgBackendStatus st_query_id'
 
 # A program that prints offset and size of each field, with the given includes.
 program() {
@@ -61,7 +61,7 @@ for layout in "$root"/bpf/layouts/pg*.h; do
     continue
   fi
   wanted=$fields
-  status_header=
+  status_header='#include "pgstat.h"'
   if [ "$major" -ge 14 ]; then
     wanted=$fields$fields_since_14
     status_header='#include "utils/backend_status.h"'
