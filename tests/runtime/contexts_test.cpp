@@ -64,6 +64,17 @@ TEST_F(ContextsTest, busy_life_is_as_it_says)
   EXPECT_GT(contexts.size(), 80U);
 }
 
+TEST_F(ContextsTest, open_sort_is_as_it_says)
+{
+  auto session = cluster().connect();
+  session.exec("BEGIN; DECLARE sorted CURSOR FOR SELECT g, repeat('x', 100) FROM "
+               "generate_series(1, 5000) g ORDER BY 1 DESC");
+  session.exec("FETCH 10 FROM sorted");
+  const auto types = count_types(expect_same_as_reported(cluster(), session.backend_pid()));
+  // Tuplesort keeps its tuples in a Bump since 17, with the keys in memory of its own.
+  EXPECT_EQ(types.contains("Bump"), cluster().major().number >= 17);
+}
+
 TEST_F(ContextsTest, walsender_that_decodes_is_as_it_says)
 {
   auto admin = cluster().connect();

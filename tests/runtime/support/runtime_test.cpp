@@ -51,11 +51,15 @@ void RuntimeTest::SetUp()
     missing = "needs root; run: sudo scripts/test.sh runtime";
   else if (const auto major = major_under_test(); !major)
     missing = "no server: " + to_string(major.error());
-  if (missing.empty())
-    return;
+  if (!missing.empty())
+    skip_or_fail(missing);
+}
+
+void RuntimeTest::skip_or_fail(const std::string &why)
+{
   if (std::getenv("PGMEMTRACE_REQUIRE_RUNTIME") || std::getenv("CI"))
-    FAIL() << "this run asked for runtime tests, but: " << missing;
-  GTEST_SKIP() << "NOT TESTED: " << missing;
+    FAIL() << "this run asked for runtime tests, but: " << why;
+  GTEST_SKIP() << "NOT TESTED: " << why;
 }
 
 void RuntimeTest::TearDown()

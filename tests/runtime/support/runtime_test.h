@@ -28,6 +28,8 @@ protected:
   void SetUp() override;
   void TearDown() override; // shows the end of the server's log when the test has failed
 
+  static void skip_or_fail(const std::string &why);
+
   static void use_cluster(ClusterOptions options);
   static PostgresCluster &cluster();
 
