@@ -160,10 +160,12 @@ std::vector<std::string> report_of_13(const PostgresCluster &cluster, pid_t pid)
 
 std::vector<std::string> report_since_14(const PostgresCluster &cluster, pid_t pid)
 {
-  const std::string mark = "[" + std::to_string(pid) + "] LOG:  ";
+  const std::string number = std::to_string(pid);
+  const std::string mark = "[" + number + "] LOG:  ";
   std::istringstream log(logged_since(cluster, mark + "Grand total", [&] {
-    return cluster.connect().value("SELECT pg_log_backend_memory_contexts(" + std::to_string(pid) +
-                                   ")") == "t";
+    auto admin = cluster.connect();
+    const std::string sql = "SELECT pg_log_backend_memory_contexts(" + number + ")";
+    return admin.value(sql) == "t";
   }));
   std::vector<std::string> lines;
   for (std::string line; std::getline(log, line);)
@@ -199,9 +201,10 @@ std::vector<std::string> conf_for_reports(std::vector<std::string> conf)
   if (!major || major->number > 13)
     return conf;
   const std::string module = module_path(*major);
-  const auto cc =
-      run_command({"cc", "-shared", "-fPIC", "-O1", "-I" + major->server_headers().string(), "-o",
-                   module, PGMT_SOURCE_DIR "/tests/runtime/support/report_on_signal.c"});
+  const std::string source =
+      std::string(PGMT_SOURCE_DIR) + "/tests/runtime/support/report_on_signal.c";
+  const auto cc = run_command({"cc", "-shared", "-fPIC", "-O1",
+                               "-I" + major->server_headers().string(), "-o", module, source});
   EXPECT_EQ(cc.status, 0) << cc.err;
   static const struct Remover { // servers load it again when they restart
     std::string path;

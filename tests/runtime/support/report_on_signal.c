@@ -21,19 +21,19 @@ void _PG_init(void);
 
 static void report(int number)
 {
-	int saved_errno = errno;
+  int saved_errno = errno;
 
-	(void)number;
-	MemoryContextStats(TopMemoryContext);
-	errno = saved_errno;
+  (void)number;
+  MemoryContextStats(TopMemoryContext);
+  errno = saved_errno;
 }
 
 void _PG_init(void)
 {
-	struct sigaction action;
+  struct sigaction action;
 
-	memset(&action, 0, sizeof(action));
-	action.sa_handler = report;
-	action.sa_flags = SA_RESTART;
-	sigaction(SIGRTMIN, &action, NULL);
+  memset(&action, 0, sizeof(action));
+  action.sa_handler = report;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGRTMIN, &action, NULL);
 }
