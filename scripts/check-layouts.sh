@@ -4,7 +4,9 @@
 #
 # The headers are those of postgresql-server-dev-NN on the host or in the folders of suites.sh;
 # majors that neither has are named and skipped, none at all is a failure.  With CI in the
-# environment so is a major that suites.sh knows and has not made.  The private structs of aset.c, generation.c, slab.c and bump.c are in no header:
+# environment so is a major that suites.sh knows and has not made.
+#
+# The private structs of aset.c, generation.c, slab.c and bump.c are in no header:
 # tests/unit/attach_layout_test.cpp compares those with the servers' debug information.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
