@@ -718,7 +718,9 @@ static __noinline void capture_activity(struct pgmt_process *p)
 	if (!entry)
 		return;
 	p->text_request = p->requests + 1;
-	p->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
+	p->query_id = 0;
+	if (bpf_core_field_exists(struct PgBackendStatus, st_query_id)) /* 14 and newer */
+		p->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
 	p->stmt_location = 0;
 	p->stmt_len = 0;
 	copy_query(p, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));

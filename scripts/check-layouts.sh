@@ -5,11 +5,15 @@
 # check-layouts.sh [SYSROOT]: with one, of the arm64 headers in that folder (made by arm64.sh),
 # by compiling alone: nothing of arm64 is run.
 #
-# Needs postgresql-server-dev-NN; majors without it are named and skipped, none at all is a
-# failure.  The private structs of aset.c, generation.c, slab.c, bump.c and dynahash.c are in no header:
+# The headers are those of postgresql-server-dev-NN on the host or in the folders of suites.sh;
+# majors that neither has are named and skipped, none at all is a failure.  With CI in the
+# environment so is a major that suites.sh knows and has not made.
+#
+# The private structs of aset.c, generation.c, slab.c, bump.c and dynahash.c are in no header:
 # tests/unit/attach_layout_test.cpp compares those with the servers' debug information.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
+suites=$("$root/scripts/suites.sh" --list)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 sysroot=${1-}
@@ -27,11 +31,11 @@ catcacheheader ch_caches ch_ntup
 catcache id cc_nbuckets cc_bucket cc_ntup cc_nkeys cc_relname cc_reloid cc_indexoid cc_relisshared cc_next
 catctup ct_magic hash_value cache_elem refcount dead negative tuple c_list my_cache
 catclist cl_magic hash_value cache_elem refcount dead ordered nkeys n_members my_cache
-CachedPlanSource magic gplan is_oneshot is_complete is_saved is_valid generation node'
+CachedPlanSource magic gplan is_oneshot is_complete is_saved is_valid generation node
+PgBackendStatus st_activity_start_timestamp st_activity_raw'
 
-# Declared in a header since 14, when MyBEEntry got exported.
 fields_since_14='
-PgBackendStatus st_activity_start_timestamp st_activity_raw st_query_id'
+PgBackendStatus st_query_id'
 
 # Lists of a catalog cache hang in a hash table of their own since 16.3.
 fields_until_16='
@@ -64,6 +68,7 @@ assertions() {
 
 # libpq-be.h wants these; what they declare changes no field that is compared (pointers to it).
 mkdir -p "$work/stubs/gssapi" "$work/stubs/openssl"
+: >"$work/stubs/gssapi/gssapi_ext.h"
 cat >"$work/stubs/gssapi/gssapi.h" <<'EOF'
 typedef struct { size_t length; void *value; } gss_buffer_desc;
 typedef void *gss_cred_id_t, *gss_ctx_id_t, *gss_name_t;
@@ -91,13 +96,17 @@ failed=0
 for layout in "$root"/bpf/layouts/pg*.h; do
   major=$(basename "$layout" .h)
   major=${major#pg}
+  folder=
+  [ -n "$sysroot" ] || folder=$(echo "$suites" | sed -n "s/^$major //p")
   headers=$sysroot/usr/include/postgresql/$major/server
+  [ -d "$headers" ] || headers=$folder$headers
   if [ ! -d "$headers" ]; then
     echo "pg$major: skipped, no $headers"
+    if [ -n "${CI:-}" ] && [ -n "$folder" ]; then failed=1; fi
     continue
   fi
   wanted=$fields
-  status_header=
+  status_header='#include "pgstat.h"'
   if [ "$major" -ge 14 ]; then
     wanted=$fields$fields_since_14
     status_header='#include "utils/backend_status.h"'

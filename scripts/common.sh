@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # shellcheck shell=bash
-# common.sh - what the scripts of this folder share: messages, and who builds.
+# common.sh - what the scripts of this folder share: messages, apt's sources, and who builds.
 #
 # Sourced, never run.  Sets `root` to the checkout.
 
@@ -36,6 +36,16 @@ as_owner() {
   home=$(getent passwd "$owner" | cut -d: -f6)
   if [[ -d $root/build ]]; then chown -R --no-dereference "$owner:$group" "$root/build"; fi
   setpriv --reuid "$owner" --regid "$group" --clear-groups env HOME="${home:-/}" "$@"
+}
+
+# The distribution's own sources for one suite: "base-url entry", entry as FILE:NUMBER.
+# Others may carry suites of the same name; the origin is known once the lists are there.
+distribution_sources() {
+  # shellcheck disable=SC2016
+  apt-get indextargets --format '$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(CREATED_BY)|$(REPO_URI)|$(SOURCESENTRY)' |
+    awk -F '|' -v suite="$1" 'tolower($1) ~ /^(debian|debian backports|ubuntu)$/ && $2 == suite &&
+                              $3 == "main" && $4 == "Packages" && $5 !~ /^cdrom:/ { print $5, $6 }' |
+    sort -u
 }
 
 # build PRESET [TARGET...]

@@ -45,6 +45,7 @@ build=(
 server=("postgresql-$pg_major") # the contrib modules are in it
 test=(
   "${server[@]}" "postgresql-server-dev-$pg_major"
+  debootstrap # folders of other suites, for their PostgreSQL
   libgtest-dev libgmock-dev libclang-rt-dev
   prometheus curl jq # the real Prometheus scrapes the daemon; promtool checks what it reads
   clang-format clang-tidy shellcheck
@@ -125,16 +126,6 @@ on_exit() {
   rm -rf -- "$scratch"
 }
 trap on_exit EXIT
-
-# The distribution's own sources for one suite: "base-url entry", entry as FILE:NUMBER.
-# Others may carry suites of the same name; the origin is known once the lists are there.
-distribution_sources() {
-  # shellcheck disable=SC2016
-  apt-get indextargets --format '$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(CREATED_BY)|$(REPO_URI)|$(SOURCESENTRY)' |
-    awk -F '|' -v suite="$1" 'tolower($1) ~ /^(debian|debian backports|ubuntu)$/ && $2 == suite &&
-                              $3 == "main" && $4 == "Packages" && $5 !~ /^cdrom:/ { print $5, $6 }' |
-    sort -u
-}
 
 # Third parties' sources may be out of reach: that is not our business.  The distribution's may not.
 update_lists() {

@@ -6,7 +6,7 @@
  * it, and the sweep takes its offsets from it.  Offsets were compared with the server
  * headers by scripts/check-layouts.sh.  Source: src/include/nodes/memnodes.h,
  * src/backend/utils/mmgr/{aset,generation,slab}.c, executor/execdesc.h, nodes/plannodes.h,
- * libpq/libpq-be.h, postmaster/bgworker.h,
+ * libpq/libpq-be.h, postmaster/bgworker.h, pgstat.h,
  * utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c of REL_13.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
@@ -143,6 +143,15 @@ struct BackgroundWorker {
 	char bgw_type[96];
 };
 
+/* pgstat.h; longer than what is declared here */
+
+struct PgBackendStatus {
+	char unread1[32];
+	long st_activity_start_timestamp;
+	char unread2[208];
+	char *st_activity_raw;
+};
+
 /* lib/ilist.h, access/htup.h, utils/catcache.h */
 
 struct slist_node {
@@ -254,6 +263,7 @@ struct SlabBlock pgmt_keep_slab_block;
 struct QueryDesc pgmt_keep_query_desc;
 struct PlannedStmt pgmt_keep_planned_stmt;
 struct Port pgmt_keep_port;
+struct PgBackendStatus pgmt_keep_backend_status;
 struct BackgroundWorker pgmt_keep_background_worker;
 struct catcacheheader pgmt_keep_catcache_header;
 struct catcache pgmt_keep_catcache;

@@ -2,6 +2,7 @@
 // cache_variables_test.cpp - static variables found in the code of this very executable, and in
 // recorded instructions.
 #include "attach/cache_variables.h"
+#include "attach/static_variable.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

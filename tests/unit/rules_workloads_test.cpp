@@ -360,6 +360,16 @@ const Workload kWorkloads[] = {
        p.set(kTop, 1, 90e3 + 290e3 * m.f, 97e3 + 400e3 * m.f);
        p.set(kTop + "|LOCALLOCK hash", 8e3 + 180e3 * m.f);
      }},
+    {"ok_ever_more_tables_before_15",
+     9,
+     4000,
+     {},
+     "",
+     [](FakeProcess &p, const Moment &m) {
+       any_statement(p, m);
+       p.set(kTop, 1, 50e3 + 74e3 * m.f, 97e3 + 74e3 * m.f);
+       p.set(kTop + "|pgstat TabStatusArray lookup hash table", 8e3 + 16e3 * m.f);
+     }},
     {"ok_catalog_walk",
      3,
      4000,

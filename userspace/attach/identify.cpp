@@ -8,6 +8,8 @@
 #include <charconv>
 #include <string_view>
 
+#include "attach/static_variable.h"
+
 namespace pgmemtrace {
 
 namespace {
@@ -42,6 +44,18 @@ std::optional<std::string> version_of(const ElfFile &elf)
   return std::nullopt;
 }
 
+// Static in pgstat.c up to 13.  What reports to it there begins with loading it.
+std::uint64_t status_entry_of(const ElfFile &elf)
+{
+  if (const auto symbol = elf.object("MyBEEntry"))
+    return symbol->address;
+  const auto found = find_variable(
+      elf, "MyBEEntry",
+      {"pgstat_report_activity", "pgstat_report_appname", "pgstat_report_xact_timestamp"},
+      VariableUse::Kind::load, ElfFile::Storage::zeroed);
+  return found ? *found : 0;
+}
+
 Binary::Globals globals_of(const ElfFile &elf)
 {
   const auto at = [&](const char *name) {
@@ -55,7 +69,7 @@ Binary::Globals globals_of(const ElfFile &elf)
   globals.top_transaction_context = at("TopTransactionContext");
   globals.my_proc_pid = at("MyProcPid");
   globals.my_backend_type = at("MyBackendType");
-  globals.my_be_entry = at("MyBEEntry");
+  globals.my_be_entry = status_entry_of(elf);
   globals.my_proc_port = at("MyProcPort");
   globals.cluster_name = at("cluster_name");
   globals.work_mem = at("work_mem");

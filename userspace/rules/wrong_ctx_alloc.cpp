@@ -21,6 +21,10 @@ constexpr TrendLimits kTrend{
 // LOCALLOCK.lockOwners is an array in TopMemoryContext, about twice the size of the hash
 // table's entry (PostgreSQL lock.c, LockAcquireExtended).
 constexpr double kTopBytesPerLockByte = 3;
+// Up to 14: the tables that a session touches within half a second have 120 bytes each in arrays
+// of 100 in TopMemoryContext, kept and used again, and 32 in a hash table that each report drops
+// (pgstat.c, TabStatusArray).
+constexpr double kTopBytesPerTableByte = 5;
 
 bool lives_too_long(const ContextGroup &group)
 {
@@ -56,7 +60,7 @@ private:
     bounds.min_growth = static_cast<double>(limits_.min_bytes);
     const auto used = samples_of(history.groups()[i], Measure::used);
     const Trend trend = trend_of(used, bounds);
-    if (!trend.growing || trend.growth() - held_for_locks(history, i) < bounds.min_growth)
+    if (!trend.growing || trend.growth() - held_beside(history, i) < bounds.min_growth)
       return std::nullopt;
 
     Finding finding = finding_of(name(), history, i);
@@ -74,14 +78,23 @@ private:
     return finding;
   }
 
-  static double held_for_locks(const ProcessHistory &history, std::size_t group)
+  // What core keeps in TopMemoryContext for what it has in hash tables below.
+  static double held_beside(const ProcessHistory &history, std::size_t group)
   {
     if (history.groups()[group].parent >= 0)
       return 0;
-    for (const ContextGroup &g : history.groups())
-      if (g.name == "LOCALLOCK hash" && g.parent == 0)
-        return kTopBytesPerLockByte * floor_growth(samples_of(g, Measure::used));
-    return 0;
+    double held = 0;
+    for (const ContextGroup &g : history.groups()) {
+      if (g.parent != 0)
+        continue;
+      const auto used = samples_of(g, Measure::used);
+      if (g.name == "LOCALLOCK hash")
+        held += kTopBytesPerLockByte * floor_growth(used);
+      else if (g.name == "pgstat TabStatusArray lookup hash table" && !used.empty())
+        held +=
+            kTopBytesPerTableByte * std::ranges::max_element(used, {}, &TrendSample::value)->value;
+    }
+    return held;
   }
 
   WrongContextLimits limits_;

@@ -30,8 +30,16 @@ PostgresCluster::PostgresCluster(ClusterOptions options, User user, std::filesys
 
 Result<std::unique_ptr<PostgresCluster>> PostgresCluster::start(ClusterOptions options)
 {
+  if (options.major == 0) {
+    auto major = major_under_test();
+    if (!major)
+      return major.error();
+    options.major = major->number;
+    if (options.root == "/")
+      options.root = major->root;
+  }
   if (options.bin_dir.empty())
-    options.bin_dir = "/usr/lib/postgresql/" + std::to_string(options.major) + "/bin";
+    options.bin_dir = Major{options.major, options.root}.bin_dir();
   auto user = find_user("postgres", options.root);
   if (!user)
     return user.error();
@@ -154,6 +162,16 @@ Result<> PostgresCluster::restart(Stop mode)
 std::filesystem::path PostgresCluster::bin(const std::string &program) const
 {
   return options_.root / options_.bin_dir.relative_path() / program;
+}
+
+Result<ChildProcess> PostgresCluster::spawn_client(std::vector<std::string> argv) const
+{
+  argv.front() = options_.bin_dir / argv.front();
+  SpawnOptions spawn;
+  spawn.root = options_.root;
+  spawn.user = user_;
+  spawn.env = {"PGHOST=" + inside(socket_directory()).string(), "PGUSER=postgres"};
+  return ChildProcess::spawn(argv, spawn);
 }
 
 std::string PostgresCluster::log() const { return read_text(dir_ / "log"); }

@@ -13,13 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "majors.h"
 #include "process.h"
 #include "session.h"
 
 namespace pgmemtrace::test {
 
 struct ClusterOptions {
-  int major = 15;
+  int major = 0;                        // 0: the one under test, in its root
   std::vector<std::string> conf;        // lines for postgresql.conf: "work_mem = '1MB'"
   std::vector<std::string> initdb_args; // such as "--data-checksums"
   std::filesystem::path root = "/";     // the folder of another distribution, to be chrooted into
@@ -41,7 +42,10 @@ public:
   bool running() { return server_ && server_->running(); }
   std::filesystem::path data_directory() const { return dir_ / "data"; }
   std::filesystem::path socket_directory() const { return dir_ / "socket"; }
+  Major major() const { return {options_.major, options_.root}; }
   std::filesystem::path bin(const std::string &program) const; // seen from our root
+  // A client program of this very version, in the server's root: {"pg_recvlogical", "--start"}.
+  Result<ChildProcess> spawn_client(std::vector<std::string> argv) const;
   std::string log() const;
 
   std::string conninfo(const std::string &dbname = "postgres") const;

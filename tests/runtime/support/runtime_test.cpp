@@ -46,11 +46,20 @@ void RuntimeTest::TearDownTestSuite() { use_cluster({}); }
 
 void RuntimeTest::SetUp()
 {
-  if (geteuid() == 0)
-    return;
+  std::string missing;
+  if (geteuid() != 0)
+    missing = "needs root; run: sudo scripts/test.sh runtime";
+  else if (const auto major = major_under_test(); !major)
+    missing = "no server: " + to_string(major.error());
+  if (!missing.empty())
+    skip_or_fail(missing);
+}
+
+void RuntimeTest::skip_or_fail(const std::string &why)
+{
   if (std::getenv("PGMEMTRACE_REQUIRE_RUNTIME") || std::getenv("CI"))
-    FAIL() << "runtime tests need root, and this run asked for them";
-  GTEST_SKIP() << "NOT TESTED: needs root; run: sudo scripts/test.sh runtime";
+    FAIL() << "this run asked for runtime tests, but: " << why;
+  GTEST_SKIP() << "NOT TESTED: " << why;
 }
 
 void RuntimeTest::TearDown()

@@ -16,8 +16,9 @@
 
 namespace pgmemtrace::test {
 
-// Without root the test is skipped, and says so; with CI or PGMEMTRACE_REQUIRE_RUNTIME in the
-// environment it fails, so that a lost privilege is a red build.
+// Without root, or without the major that PGMT_MAJOR asks for, the test is skipped, and says so;
+// with CI or PGMEMTRACE_REQUIRE_RUNTIME in the environment it fails, so that a lost privilege is a
+// red build.
 //
 // One server for all tests of a suite, since initdb is the slow part, started when first asked
 // for.  A suite that wants another one says so before:
@@ -27,6 +28,8 @@ protected:
   static void TearDownTestSuite();
   void SetUp() override;
   void TearDown() override; // shows the end of the server's log when the test has failed
+
+  static void skip_or_fail(const std::string &why);
 
   static void use_cluster(ClusterOptions options);
   static PostgresCluster &cluster();
