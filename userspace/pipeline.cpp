@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <functional>
 
 #include <unistd.h>
 
@@ -62,6 +63,12 @@ std::chrono::nanoseconds pause_after(std::chrono::nanoseconds cost, bool probes)
 {
   return std::clamp<std::chrono::nanoseconds>(cost * (probes ? kLookShare : kLookShareAlone),
                                               kLookAtLeast, kLookAtMost);
+}
+
+template <typename Hits> void add_hits(const pgmt_process *slot, Hits &hits)
+{
+  if (slot)
+    std::transform(hits.begin(), hits.end(), slot->hits, hits.begin(), std::plus<>());
 }
 
 // A context's name for events of the kernel half, which hand over its address.
@@ -179,17 +186,22 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
   for (const auto &gone : changes.vanished) {
     if (const auto found = watched_.find(gone); found != watched_.end()) {
       sweep_stats_ += found->second.sweeper.stats();
+      if (reader_)
+        add_hits(reader_->slot(gone.pid), retired_hits_[found->second.postmaster]);
       watched_.erase(found);
     }
     schedule_.remove(gone);
     if (reader_)
       reader_->forget(gone.pid);
   }
+  for (const pid_t postmaster : changes.servers_vanished)
+    retired_hits_.erase(postmaster);
   for (const auto &id : changes.appeared) {
     const auto *process = servers_.find_process(id.pid);
     if (!process)
       continue;
     watched_.try_emplace(id, Watched{.binary = process->binary,
+                                     .postmaster = process->identity.postmaster,
                                      .sweeper = Sweeper(*process, options_.sweep_limits),
                                      .reader = ProcessReader(*process, Proc())});
     schedule_.add(id, now);
@@ -348,15 +360,12 @@ void Pipeline::govern(Time now)
       server.cpu_seconds += period.cpu_seconds;
     }
 
-  for (const auto &binary : servers_.binaries()) {
-    auto *attachment = attachments_.find(binary.get());
-    if (!attachment)
-      continue;
-    // Servers of one binary share its breakpoints: the dearest decides.
+  for (const auto &attachment : attachments_.all()) {
+    // Servers of one file share its breakpoints: the dearest decides.
     Governor::Period dearest;
     for (const auto &[postmaster, server] : servers_.servers()) {
       const auto &period = periods_[postmaster];
-      if (server.binary == binary.get() &&
+      if (attachment->binaries.contains(server.binary) &&
           attachment->governor.ratio_of(period) > attachment->governor.ratio_of(dearest))
         dearest = period;
     }
@@ -368,9 +377,19 @@ void Pipeline::govern(Time now)
 
 // ---- snapshot ---------------------------------------------------------------
 
+std::map<pid_t, Pipeline::Hits> Pipeline::count_hits() const
+{
+  auto hits = retired_hits_;
+  if (reader_)
+    for (const auto &[id, watched] : watched_)
+      add_hits(reader_->slot(id.pid), hits[watched.postmaster]);
+  return hits;
+}
+
 Snapshot Pipeline::assemble() const
 {
   Snapshot snapshot{.taken_at = Clock::now()};
+  const auto hits = count_hits();
   for (const auto &[postmaster, server] : servers_.servers()) {
     ServerStatus status{.postmaster = postmaster,
                         .instance = server.instance,
@@ -387,6 +406,10 @@ Snapshot Pipeline::assemble() const
         status.overhead_ratio = attachment->governor.ratio_of(period->second);
       }
     }
+    if (const auto of_server = hits.find(postmaster); of_server != hits.end())
+      for (int i = 0; i < PGMT_PROBES; ++i)
+        status.probe_hits[std::string(name_of(static_cast<pgmt_probe>(i)))] =
+            of_server->second[static_cast<std::size_t>(i)];
     snapshot.servers.push_back(std::move(status));
   }
   for (const auto &[id, watched] : watched_)
@@ -409,17 +432,16 @@ Health Pipeline::health() const
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
     auto &sites = health.probes_attached[std::string(name_of(probe))];
-    for (const auto &[binary, attachment] : attachments_.all())
-      sites += attachment.probes.attached_sites(probe);
+    for (const auto &attachment : attachments_.all())
+      sites += attachment->probes.attached_sites(probe);
   }
   if (!reader_)
     return health;
 
   const auto totals = reader_->totals();
   for (int i = 0; i < PGMT_PROBES; ++i) {
-    const std::string probe(name_of(static_cast<pgmt_probe>(i)));
-    health.probe_hits[probe] = totals.hits[i];
-    health.program_run_seconds[probe] = totals.run_seconds[i];
+    health.program_run_seconds[std::string(name_of(static_cast<pgmt_probe>(i)))] =
+        totals.run_seconds[i];
   }
   health.program_run_seconds["walk"] = totals.walk_seconds;
   health.events_lost = {{"ring_full", maps_.losses(PGMT_LOSS_RING_FULL)},

@@ -96,6 +96,7 @@ Result<> PostgresCluster::launch()
     return Error{"open the server's log", errno, {}};
   SpawnOptions spawn;
   spawn.root = options_.root;
+  spawn.namespaces = options_.namespaces;
   spawn.user = user_;
   spawn.out = log_fd;
   spawn.err = log_fd;
