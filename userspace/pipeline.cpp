@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
-#include <functional>
 
 #include <unistd.h>
 
@@ -24,9 +23,10 @@ constexpr auto kLookAtMost = 2s;      // nor less often
 constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
 constexpr auto kTick = 50ms;          // look at the slots of working processes
 constexpr auto kGovernEvery = 1s;
-constexpr auto kExactShare = 200;      // exact passes: 1/200 of the time, and
-constexpr auto kExactEvery = 2s;       // exact pass over what changed
-constexpr auto kWriteAtMostEvery = 1s; // unless there is a violation to tell
+constexpr std::chrono::nanoseconds kTidyAtMostEvery = 1s; // when slots or events are being lost
+constexpr auto kExactShare = 200;                         // exact passes: 1/200 of the time, and
+constexpr auto kExactEvery = 2s;                          // exact pass over what changed
+constexpr auto kWriteAtMostEvery = 1s;                    // unless there is a violation to tell
 
 std::chrono::nanoseconds thread_cpu()
 {
@@ -65,10 +65,12 @@ std::chrono::nanoseconds pause_after(std::chrono::nanoseconds cost, bool probes)
                                               kLookAtLeast, kLookAtMost);
 }
 
-template <typename Hits> void add_hits(const pgmt_process *slot, Hits &hits)
+template <typename T> std::map<std::string, T> by_name(const T (&values)[PGMT_PROBES])
 {
-  if (slot)
-    std::transform(hits.begin(), hits.end(), slot->hits, hits.begin(), std::plus<>());
+  std::map<std::string, T> named;
+  for (int probe = 0; probe < PGMT_PROBES; ++probe)
+    named[std::string(name_of(static_cast<pgmt_probe>(probe)))] = values[probe];
+  return named;
 }
 
 // A context's name for events of the kernel half, which hand over its address.
@@ -176,7 +178,8 @@ void Pipeline::follow_servers(Time now)
 void Pipeline::apply(const ServerList::Changes &changes, Time now)
 {
   if (!reader_ && maps_.created()) {
-    auto reader = KernelReader::create(maps_, name_at);
+    auto reader = KernelReader::create(
+        maps_, name_at, [this](const pgmt_process &process) { return server_of(process); });
     if (reader)
       reader_ = std::move(*reader);
     else
@@ -184,18 +187,17 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
   }
   news_ |= !changes.vanished.empty();
   for (const auto &gone : changes.vanished) {
+    if (reader_)
+      reader_->forget(gone.pid); // while we know whose it was
     if (const auto found = watched_.find(gone); found != watched_.end()) {
       sweep_stats_ += found->second.sweeper.stats();
-      if (reader_)
-        add_hits(reader_->slot(gone.pid), retired_hits_[found->second.postmaster]);
       watched_.erase(found);
     }
     schedule_.remove(gone);
-    if (reader_)
-      reader_->forget(gone.pid);
   }
   for (const pid_t postmaster : changes.servers_vanished)
-    retired_hits_.erase(postmaster);
+    if (reader_)
+      reader_->forget_server(postmaster);
   for (const auto &id : changes.appeared) {
     const auto *process = servers_.find_process(id.pid);
     if (!process)
@@ -206,6 +208,24 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
                                      .reader = ProcessReader(*process, Proc())});
     schedule_.add(id, now);
   }
+}
+
+// Of processes too short-lived for us to have met them, too: all forks of a postmaster are loaded
+// where it is.
+pid_t Pipeline::server_of(const pgmt_process &process) const
+{
+  const auto pid = static_cast<pid_t>(process.tgid);
+  if (const auto met = watched_.lower_bound({pid, 0}); met != watched_.end() && met->first.pid == pid)
+    return met->second.postmaster;
+  pid_t found = 0;
+  for (const auto &[postmaster, server] : servers_.servers()) {
+    if (server.load_bias != process.load_bias)
+      continue;
+    if (found)
+      return 0; // executables that are always loaded in one place: it may be either
+    found = postmaster;
+  }
+  return found;
 }
 
 // ---- collect ----------------------------------------------------------------
@@ -223,7 +243,8 @@ void Pipeline::notice_activity(Time now)
   const bool look_at_cpu = now >= look_after_;
   working_ = false;
   const auto began = thread_cpu();
-  if (reader_ && now - tidied_ >= options_.schedule.interval) {
+  if (reader_ &&
+      now - tidied_ >= (reader_->untidy() ? kTidyAtMostEvery : options_.schedule.interval)) {
     tidied_ = now;
     reader_->tidy();
   }
@@ -377,19 +398,10 @@ void Pipeline::govern(Time now)
 
 // ---- snapshot ---------------------------------------------------------------
 
-std::map<pid_t, Pipeline::Hits> Pipeline::count_hits() const
-{
-  auto hits = retired_hits_;
-  if (reader_)
-    for (const auto &[id, watched] : watched_)
-      add_hits(reader_->slot(id.pid), hits[watched.postmaster]);
-  return hits;
-}
-
 Snapshot Pipeline::assemble() const
 {
   Snapshot snapshot{.taken_at = Clock::now()};
-  const auto hits = count_hits();
+  const auto totals = reader_ ? reader_->totals() : std::map<pid_t, KernelReader::Totals>();
   for (const auto &[postmaster, server] : servers_.servers()) {
     ServerStatus status{.postmaster = postmaster,
                         .instance = server.instance,
@@ -406,10 +418,8 @@ Snapshot Pipeline::assemble() const
         status.overhead_ratio = attachment->governor.ratio_of(period->second);
       }
     }
-    if (const auto of_server = hits.find(postmaster); of_server != hits.end())
-      for (int i = 0; i < PGMT_PROBES; ++i)
-        status.probe_hits[std::string(name_of(static_cast<pgmt_probe>(i)))] =
-            of_server->second[static_cast<std::size_t>(i)];
+    if (const auto of_server = totals.find(postmaster); of_server != totals.end())
+      status.probe_hits = by_name(of_server->second.hits);
     snapshot.servers.push_back(std::move(status));
   }
   for (const auto &[id, watched] : watched_)
@@ -438,11 +448,13 @@ Health Pipeline::health() const
   if (!reader_)
     return health;
 
-  const auto totals = reader_->totals();
-  for (int i = 0; i < PGMT_PROBES; ++i) {
-    health.program_run_seconds[std::string(name_of(static_cast<pgmt_probe>(i)))] =
-        totals.run_seconds[i];
-  }
+  KernelReader::Totals totals;
+  const auto by_server = reader_->totals();
+  for (const auto &[postmaster, of_server] : by_server)
+    totals += of_server;
+  if (const auto stray = by_server.find(0); stray != by_server.end())
+    health.stray_hits = by_name(stray->second.hits);
+  health.program_run_seconds = by_name(totals.run_seconds);
   health.program_run_seconds["walk"] = totals.walk_seconds;
   health.events_lost = {{"ring_full", maps_.losses(PGMT_LOSS_RING_FULL)},
                         {"processes_full", maps_.losses(PGMT_LOSS_SLOTS_FULL)},

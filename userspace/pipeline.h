@@ -5,7 +5,6 @@
 // Prometheus sink, whose scrapes come from another thread.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -58,8 +57,6 @@ private:
   using Time = std::chrono::steady_clock::time_point;
   using Duration = std::chrono::steady_clock::duration;
 
-  using Hits = std::array<std::uint64_t, PGMT_PROBES>;
-
   struct Watched {
     const Binary *binary;
     pid_t postmaster;
@@ -88,7 +85,7 @@ private:
   void sweep(const ServerProcess &process, Watched &watched, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;
-  std::map<pid_t, Hits> count_hits() const;
+  pid_t server_of(const pgmt_process &process) const;
   Snapshot assemble() const;
   Health health() const;
   void write(const Snapshot &snapshot, std::span<const Violation> changes);
@@ -103,8 +100,7 @@ private:
   std::vector<std::unique_ptr<Sink>> sinks_;
 
   std::map<ProcessId, Watched> watched_;
-  SweepStats sweep_stats_;            // of processes that are gone
-  std::map<pid_t, Hits> retired_hits_; // by postmaster, of processes that are gone
+  SweepStats sweep_stats_; // of processes that are gone
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
   Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{};

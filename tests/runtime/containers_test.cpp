@@ -98,18 +98,13 @@ protected:
         lines.push_back(line);
     return lines;
   }
-  static std::optional<double> metric(Daemon &daemon, const std::string &name)
+  static std::optional<double> sample(Daemon &daemon, const std::string &name)
   {
-    for (const auto &line : series(daemon))
-      if (line.starts_with(name + " "))
-        return std::stod(line.substr(name.size() + 1));
-    return std::nullopt;
+    return metric(daemon.listen_port(), "pgmemtrace_" + name);
   }
   static double hits(Daemon &daemon, const std::string &instance, const std::string &probe)
   {
-    return metric(daemon, "pgmemtrace_probe_hits_total{instance=\"" + instance + "\",probe=\"" +
-                              probe + "\"}")
-        .value_or(0);
+    return probe_hits(daemon.listen_port(), probe, instance);
   }
   // Becomes `wanted`, and stays it for two more snapshots.
   static void expect_hits(Daemon &daemon, const std::string &instance, const std::string &probe,
@@ -117,9 +112,9 @@ protected:
   {
     EXPECT_TRUE(eventually([&] { return hits(daemon, instance, probe) >= wanted; }))
         << instance << ' ' << probe << ' ' << hits(daemon, instance, probe);
-    const auto later = metric(daemon, "pgmemtrace_snapshot_timestamp_seconds").value_or(0) + 2;
+    const auto later = sample(daemon, "snapshot_timestamp_seconds").value_or(0) + 2;
     EXPECT_TRUE(eventually([&] {
-      return metric(daemon, "pgmemtrace_snapshot_timestamp_seconds").value_or(0) > later;
+      return sample(daemon, "snapshot_timestamp_seconds").value_or(0) > later;
     }));
     EXPECT_EQ(hits(daemon, instance, probe), wanted) << instance << ' ' << probe;
   }
@@ -165,7 +160,7 @@ TEST_F(ContainersTest, one_image_twice_each_hit_counts_once_and_where_it_was)
   EXPECT_TRUE(shows_server(*daemon, one.postmaster(), one.label("alpha")));
   EXPECT_TRUE(shows_server(*daemon, two.postmaster(), two.label("beta")));
   // One file, one probe each.
-  EXPECT_EQ(metric(*daemon, "pgmemtrace_probe_attached{probe=\"start\"}"), 1);
+  EXPECT_EQ(sample(*daemon, "probe_attached{probe=\"start\"}"), 1);
 
   auto first = one.server->connect();
   auto second = two.server->connect();
@@ -333,7 +328,7 @@ TEST_F(ContainersTest, an_upgrade_is_followed_and_the_others_are_counted_through
   EXPECT_TRUE(shows_server(*daemon, upgraded.postmaster(), label));
   EXPECT_FALSE(replaced());
   EXPECT_TRUE(eventually(
-      [&] { return metric(*daemon, "pgmemtrace_level{instance=\"" + label + "\"}") == 2; }));
+      [&] { return sample(*daemon, "level{instance=\"" + label + "\"}") == 2; }));
   const auto so_far = hits(*daemon, label, "start");
   session = upgraded.server->connect();
   run(session, 17);
@@ -371,10 +366,10 @@ TEST_F(ContainersTest, servers_that_come_and_go_leave_nothing_behind)
       for (const auto &line : series(*daemon))
         if (line.find(server.label("alpha")) != std::string::npos)
           return true;
-      return metric(*daemon, "pgmemtrace_map_entries{map=\"processes\"}") != 0;
+      return sample(*daemon, "map_entries{map=\"processes\"}") != 0;
     };
     EXPECT_TRUE(eventually([&] { return !is_left(); }))
-        << metric(*daemon, "pgmemtrace_map_entries{map=\"processes\"}").value_or(-1);
+        << sample(*daemon, "map_entries{map=\"processes\"}").value_or(-1);
     ASSERT_TRUE(server.server->restart());
   }
   EXPECT_EQ(daemon->stop(), 0);

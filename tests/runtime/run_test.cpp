@@ -149,12 +149,7 @@ TEST_F(RunTest, watches_one_process_and_leaves_the_others_alone)
     }
   }
   const auto port = daemon->listen_port();
-  const auto settles = [&] {
-    const auto body = http_get(port, "/metrics").body;
-    const std::string name = "pgmemtrace_probe_hits_total{probe=\"settle\"} ";
-    const auto at = body.find(name);
-    return at == std::string::npos ? -1 : std::atoi(body.c_str() + at + name.size());
-  };
+  const auto settles = [&] { return probe_hits(port, "settle"); };
   for (int i = 0; i < 10; ++i)
     other.exec("SELECT 1");
   for (int i = 0; i < 7; ++i)

@@ -18,6 +18,7 @@
 
 #include "attach/calibrate.h"
 #include "attach/kernel_features.h"
+#include "attach/kernel_maps.h"
 #include "attach/servers.h"
 #include "cli/commands.h"
 #include "cli/privileges.h"
@@ -47,7 +48,7 @@ struct RunOptions {
   bool redact = false;
   std::vector<std::string> disabled_rules;
   std::vector<std::string> allowed_contexts;
-  std::uint32_t max_processes = 1024;
+  KernelMaps::Options maps;
   std::size_t max_series = 10'000;
 };
 
@@ -215,7 +216,7 @@ int run(const RunOptions &options)
                                                          .uprobe_multi = features.uprobe_multi,
                                                          .postgres_btf = options.postgres_btf,
                                                          .governor = {.budget = parsed->budget}},
-                                         .maps = {.processes = options.max_processes},
+                                         .maps = options.maps,
                                          .schedule = {.interval = parsed->interval},
                                          .sweep_limits = {},
                                          .calibration = calibration,
@@ -256,9 +257,12 @@ void add_options(CLI::App &app, RunOptions &options)
   app.add_flag("--redact", options.redact, "Show queries without their literals");
   app.add_option("--postgres-btf", options.postgres_btf,
                  "BTF of the server's own build (made by pahole), for builds that differ");
-  app.add_option("--max-processes", options.max_processes, "Processes that can be watched at once")
+  app.add_option("--max-processes", options.maps.processes, "Processes that can be watched at once")
       ->check(CLI::Range(16, 1 << 16))
       ->capture_default_str();
+  // Not in --help: too small on purpose is how tests see what happens then.
+  app.add_option("--max-contexts", options.maps.contexts)->group("");
+  app.add_option("--ring-bytes", options.maps.ring_bytes)->group("");
   app.add_option("--max-series", options.max_series, "Metric series at most")
       ->capture_default_str();
 }

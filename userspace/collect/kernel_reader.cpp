@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 
 #include <bpf/bpf.h>
@@ -22,6 +23,9 @@ template <std::size_t N> std::string_view text_of(const char (&text)[N])
 {
   return {text, strnlen(text, N)};
 }
+
+// Zombies are not: their parent has not looked yet.
+bool is_gone(pid_t pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
 
 Phase phase_of(std::uint32_t phase)
 {
@@ -51,9 +55,11 @@ std::string statement_text(std::string_view query, std::int32_t location, std::i
 
 void KernelReader::FreeRing::operator()(ring_buffer *ring) const { ring_buffer__free(ring); }
 
-Result<std::unique_ptr<KernelReader>> KernelReader::create(KernelMaps &maps, NameAt name_at)
+Result<std::unique_ptr<KernelReader>> KernelReader::create(KernelMaps &maps, NameAt name_at,
+                                                           ServerOf server_of)
 {
-  std::unique_ptr<KernelReader> reader(new KernelReader(maps, std::move(name_at)));
+  std::unique_ptr<KernelReader> reader(
+      new KernelReader(maps, std::move(name_at), std::move(server_of)));
   reader->ring_.reset(ring_buffer__new(maps.events_fd(), on_event, reader.get(), nullptr));
   if (!reader->ring_)
     return Error{"read the BPF ring buffer", errno, {}};
@@ -64,7 +70,11 @@ KernelReader::~KernelReader() = default;
 
 int KernelReader::poll_fd() const { return ring_buffer__epoll_fd(ring_.get()); }
 
-void KernelReader::drain() { ring_buffer__consume(ring_.get()); }
+void KernelReader::drain()
+{
+  ring_buffer__consume(ring_.get());
+  bury_the_exiting();
+}
 
 int KernelReader::on_event(void *self, void *event, std::size_t size)
 {
@@ -87,8 +97,19 @@ void KernelReader::take(const pgmt_event_header &event, std::size_t size)
     if (size >= sizeof(pgmt_peak_event))
       take_peak(reinterpret_cast<const pgmt_peak_event &>(event));
     break;
-  default: break; // PGMT_EVENT_EXIT: the slot says so too
+  case PGMT_EVENT_EXIT: exiting_.push_back(pid); break;
+  default: break;
   }
+}
+
+void KernelReader::bury_the_exiting()
+{
+  std::erase_if(exiting_, [this](pid_t pid) {
+    const bool gone = is_gone(pid);
+    if (gone)
+      forget(pid);
+    return gone;
+  });
 }
 
 void KernelReader::take_growth(const pgmt_growth_event &event)
@@ -147,21 +168,30 @@ void KernelReader::know_slot(pid_t pid, std::uint32_t slot)
 
 void KernelReader::release(std::uint32_t slot)
 {
-  const auto gone = totals(maps_.processes()[slot]);
-  for (int probe = 0; probe < PGMT_PROBES; ++probe) {
-    retired_.hits[probe] += gone.hits[probe];
-    retired_.run_seconds[probe] += gone.run_seconds[probe];
-  }
-  retired_.walk_seconds += gone.walk_seconds;
+  const auto &gone = maps_.processes()[slot];
+  retired_[server_of_(gone)] += totals(gone);
   maps_.release(slot);
 }
 
+std::uint64_t KernelReader::losses_of_slots() const
+{
+  return maps_.losses(PGMT_LOSS_RING_FULL) + maps_.losses(PGMT_LOSS_SLOTS_FULL);
+}
+
+bool KernelReader::untidy() const { return losses_of_slots() != losses_seen_; }
+
 void KernelReader::tidy()
 {
+  losses_seen_ = losses_of_slots();
   const auto slots = maps_.processes();
   for (std::uint32_t slot = 0; slot < slots.size(); ++slot)
     if (slots[slot].tgid)
       know_slot(static_cast<pid_t>(slots[slot].tgid), slot);
+  for (auto it = slots_.begin(); it != slots_.end();) {
+    const auto pid = (it++)->first;
+    if (is_gone(pid))
+      forget(pid);
+  }
 
   // The walk number of an entry tells how long ago its context was last seen.
   constexpr std::uint64_t kForgottenAfterWalks = 16;
@@ -249,18 +279,24 @@ KernelReader::Totals KernelReader::totals(const pgmt_process &process)
   return totals;
 }
 
-KernelReader::Totals KernelReader::totals() const
+KernelReader::Totals &KernelReader::Totals::operator+=(const Totals &other)
 {
-  Totals sum = retired_;
-  for (const auto &[pid, slot] : slots_) {
-    const auto one = totals(maps_.processes()[slot]);
-    for (int probe = 0; probe < PGMT_PROBES; ++probe) {
-      sum.hits[probe] += one.hits[probe];
-      sum.run_seconds[probe] += one.run_seconds[probe];
-    }
-    sum.walk_seconds += one.walk_seconds;
+  for (int probe = 0; probe < PGMT_PROBES; ++probe) {
+    hits[probe] += other.hits[probe];
+    run_seconds[probe] += other.run_seconds[probe];
   }
-  return sum;
+  walk_seconds += other.walk_seconds;
+  return *this;
+}
+
+std::map<pid_t, KernelReader::Totals> KernelReader::totals() const
+{
+  auto sums = retired_;
+  for (const auto &[pid, slot] : slots_) {
+    const auto &process = maps_.processes()[slot];
+    sums[server_of_(process)] += totals(process);
+  }
+  return sums;
 }
 
 } // namespace pgmemtrace

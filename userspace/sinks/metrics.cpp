@@ -136,7 +136,12 @@ void Metrics::count_violations(const Snapshot &snapshot, std::span<const Violati
 
 void Metrics::observe_hits(const Snapshot &snapshot)
 {
-  std::erase_if(probe_hits_, [&](const auto &entry) { return !names_.contains(entry.first); });
+  const std::string stray = known("");
+  std::erase_if(probe_hits_, [&](const auto &entry) {
+    return entry.first != stray && !names_.contains(entry.first);
+  });
+  for (const auto &[probe, hits] : snapshot.health.stray_hits)
+    probe_hits_[stray].observe(probe, number(hits));
   for (const ServerStatus &server : snapshot.servers)
     for (const auto &[probe, hits] : server.probe_hits)
       probe_hits_[known(server.instance)].observe(probe, number(hits));

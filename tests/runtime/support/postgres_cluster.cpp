@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include <fcntl.h>
@@ -123,12 +124,26 @@ void PostgresCluster::stop(Stop mode)
 {
   if (!running())
     return;
-  server_->signal(mode == Stop::fast ? SIGINT : SIGQUIT);
+  if (mode == Stop::kill)
+    kill_everyone();
+  else
+    server_->signal(mode == Stop::fast ? SIGINT : SIGQUIT);
   if (server_->wait(kStopLimit))
     return;
   ADD_FAILURE() << "postgres did not stop in " << kStopLimit.count() << " s\n" << log();
   server_->signal(SIGKILL);
   server_->wait(kStopLimit);
+}
+
+void PostgresCluster::kill_everyone()
+{
+  // Stopped first: a postmaster that sees a child die starts others.
+  server_->signal(SIGSTOP);
+  const auto pid = std::to_string(postmaster_pid());
+  std::istringstream children(read_text("/proc/" + pid + "/task/" + pid + "/children"));
+  for (pid_t child = 0; children >> child;)
+    ::kill(child, SIGKILL);
+  server_->signal(SIGKILL);
 }
 
 Result<> PostgresCluster::restart(Stop mode)

@@ -29,7 +29,8 @@ struct ClusterOptions {
 
 class PostgresCluster final {
 public:
-  enum class Stop { fast, immediate };
+  // kill: SIGKILL to every process of the server, as the kernel does when memory is short.
+  enum class Stop { fast, immediate, kill };
 
   // initdb, start, and wait until the server answers.
   static Result<std::unique_ptr<PostgresCluster>> start(ClusterOptions options = {});
@@ -58,6 +59,7 @@ private:
   std::filesystem::path inside(const std::filesystem::path &path) const;
   Result<> init();
   Result<> launch();
+  void kill_everyone();
 
   ClusterOptions options_;
   User user_;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <iterator>
+#include <sstream>
 
 #include <unistd.h>
 
@@ -81,6 +82,29 @@ HttpResponse http_get(int port, const std::string &path)
   if (end_of_body == std::string::npos)
     return {};
   return {std::atoi(curl.out.c_str() + end_of_body + 1), curl.out.substr(0, end_of_body)};
+}
+
+std::optional<double> metric(int port, const std::string &series)
+{
+  const auto body = "\n" + http_get(port, "/metrics").body;
+  const auto at = body.find("\n" + series + " ");
+  if (at == std::string::npos)
+    return std::nullopt;
+  return std::strtod(body.c_str() + at + series.size() + 2, nullptr);
+}
+
+double probe_hits(int port, const std::string &probe, const std::string &instance)
+{
+  std::istringstream body(http_get(port, "/metrics").body);
+  const std::string start = "pgmemtrace_probe_hits_total{instance=\"" + instance;
+  const std::string end = "\",probe=\"" + probe + "\"}";
+  double sum = 0;
+  for (std::string line; std::getline(body, line);) {
+    const auto name = line.substr(0, line.rfind(' '));
+    if (instance.empty() ? name.starts_with(start) && name.ends_with(end) : name == start + end)
+      sum += std::strtod(line.c_str() + name.size(), nullptr);
+  }
+  return sum;
 }
 
 namespace {
