@@ -215,7 +215,8 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
 pid_t Pipeline::server_of(const pgmt_process &process) const
 {
   const auto pid = static_cast<pid_t>(process.tgid);
-  if (const auto met = watched_.lower_bound({pid, 0}); met != watched_.end() && met->first.pid == pid)
+  if (const auto met = watched_.lower_bound({pid, 0});
+      met != watched_.end() && met->first.pid == pid)
     return met->second.postmaster;
   pid_t found = 0;
   for (const auto &[postmaster, server] : servers_.servers()) {

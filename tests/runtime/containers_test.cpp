@@ -69,24 +69,20 @@ struct stat stat_of(const fs::path &path)
 class ContainersTest : public RuntimeTest {
 protected:
   // The daemon has taken its baseline when this returns.
-  static std::unique_ptr<Daemon> watch(const std::string &pids, std::vector<std::string> more = {})
+  static std::unique_ptr<Daemon> watch(const std::string &pids)
   {
-    std::vector<std::string> args{"--pid",      pids,  "--format",       "json", "--listen",
-                                  "127.0.0.1:0", "--interval", "1s", "--max-overhead", "off"};
-    args.insert(args.end(), more.begin(), more.end());
-    auto daemon = start_daemon(args);
-    if (daemon && !daemon->wait_for_json([](const json &line) { return line["type"] == "status"; })) {
+    auto daemon = start_daemon({"--pid", pids, "--format", "json", "--listen", "127.0.0.1:0",
+                                "--interval", "1s", "--max-overhead", "off"});
+    if (daemon &&
+        !daemon->wait_for_json([](const json &line) { return line["type"] == "status"; })) {
       ADD_FAILURE() << "no status from the daemon";
       return nullptr;
     }
     return daemon;
   }
-  static std::unique_ptr<Daemon> watch(const std::vector<const Contained *> &servers)
+  static std::string both(const Contained &one, const Contained &two)
   {
-    std::string pids;
-    for (const auto *server : servers)
-      pids += (pids.empty() ? "" : ",") + std::to_string(server->postmaster());
-    return watch(pids);
+    return std::to_string(one.postmaster()) + "," + std::to_string(two.postmaster());
   }
 
   static std::vector<std::string> series(Daemon &daemon)
@@ -113,9 +109,8 @@ protected:
     EXPECT_TRUE(eventually([&] { return hits(daemon, instance, probe) >= wanted; }))
         << instance << ' ' << probe << ' ' << hits(daemon, instance, probe);
     const auto later = sample(daemon, "snapshot_timestamp_seconds").value_or(0) + 2;
-    EXPECT_TRUE(eventually([&] {
-      return sample(daemon, "snapshot_timestamp_seconds").value_or(0) > later;
-    }));
+    EXPECT_TRUE(eventually(
+        [&] { return sample(daemon, "snapshot_timestamp_seconds").value_or(0) > later; }));
     EXPECT_EQ(hits(daemon, instance, probe), wanted) << instance << ' ' << probe;
   }
 
@@ -155,10 +150,12 @@ TEST_F(ContainersTest, one_image_twice_each_hit_counts_once_and_where_it_was)
   ASSERT_NE(stat_of(one.executable()).st_dev, stat_of(two.executable()).st_dev);
   ASSERT_EQ(stat_of(one.executable()).st_ino, stat_of(two.executable()).st_ino);
 
-  auto daemon = watch({&one, &two});
+  const auto alpha = one.label("alpha");
+  const auto beta = two.label("beta");
+  auto daemon = watch(both(one, two));
   ASSERT_TRUE(daemon);
-  EXPECT_TRUE(shows_server(*daemon, one.postmaster(), one.label("alpha")));
-  EXPECT_TRUE(shows_server(*daemon, two.postmaster(), two.label("beta")));
+  EXPECT_TRUE(shows_server(*daemon, one.postmaster(), alpha));
+  EXPECT_TRUE(shows_server(*daemon, two.postmaster(), beta));
   // One file, one probe each.
   EXPECT_EQ(sample(*daemon, "probe_attached{probe=\"start\"}"), 1);
 
@@ -166,8 +163,8 @@ TEST_F(ContainersTest, one_image_twice_each_hit_counts_once_and_where_it_was)
   auto second = two.server->connect();
   run(first, 137);
   run(second, 53);
-  expect_hits(*daemon, one.label("alpha"), "start", 137);
-  expect_hits(*daemon, two.label("beta"), "start", 53);
+  expect_hits(*daemon, alpha, "start", 137);
+  expect_hits(*daemon, beta, "start", 53);
 
   // The first one leaves: what the other runs meanwhile and after counts to the last statement.
   std::atomic<bool> stop = false;
@@ -178,12 +175,12 @@ TEST_F(ContainersTest, one_image_twice_each_hit_counts_once_and_where_it_was)
   });
   first.close();
   one.server.reset();
-  EXPECT_TRUE(eventually([&] { return hits(*daemon, one.label("alpha"), "start") == 0; }));
+  EXPECT_TRUE(eventually([&] { return hits(*daemon, alpha, "start") == 0; }));
   one.container.reset();
   stop = true;
   load.join();
   run(second, 7);
-  expect_hits(*daemon, two.label("beta"), "start", statements + 7);
+  expect_hits(*daemon, beta, "start", statements + 7);
   EXPECT_EQ(daemon->stop(), 0);
 }
 
@@ -192,7 +189,7 @@ TEST_F(ContainersTest, a_leak_is_told_where_it_is_under_both_of_its_pids)
   auto one = Contained::start({.hostname = "alpha"});
   auto two = Contained::start({.hostname = "beta"});
   ASSERT_TRUE(one && two);
-  auto daemon = watch({&one, &two});
+  auto daemon = watch(both(one, two));
   ASSERT_TRUE(daemon);
   auto quiet = one.server->connect();
   auto leaky = two.server->connect();
@@ -238,12 +235,11 @@ TEST_F(ContainersTest, contexts_and_doctor_look_inside)
       seen = std::to_string(context["total_bytes"].get<std::uint64_t>());
   EXPECT_EQ(seen, total);
 
-  const auto doctor =
-      pgmemtrace({"doctor", "--format", "json", "--pid",
-                  std::to_string(one.postmaster()) + "," + std::to_string(two.postmaster())});
+  const auto doctor = pgmemtrace({"doctor", "--format", "json", "--pid", both(one, two)});
   ASSERT_EQ(doctor.status, 0) << doctor.out << doctor.err;
   std::map<std::string, json> servers;
-  for (const auto &server : json::parse(doctor.out)["servers"])
+  const json report = json::parse(doctor.out);
+  for (const auto &server : report["servers"])
     servers[server["instance"]] = server;
   ASSERT_EQ(servers.size(), 2U);
   EXPECT_EQ(servers[one.label("alpha")]["pid"], one.postmaster());
@@ -327,8 +323,8 @@ TEST_F(ContainersTest, an_upgrade_is_followed_and_the_others_are_counted_through
   EXPECT_TRUE(upgraded.server->restart());
   EXPECT_TRUE(shows_server(*daemon, upgraded.postmaster(), label));
   EXPECT_FALSE(replaced());
-  EXPECT_TRUE(eventually(
-      [&] { return sample(*daemon, "level{instance=\"" + label + "\"}") == 2; }));
+  EXPECT_TRUE(
+      eventually([&] { return sample(*daemon, "level{instance=\"" + label + "\"}") == 2; }));
   const auto so_far = hits(*daemon, label, "start");
   session = upgraded.server->connect();
   run(session, 17);

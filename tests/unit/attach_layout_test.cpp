@@ -194,14 +194,15 @@ TEST_P(EveryMajor, knows_builds_that_check_their_memory)
   EXPECT_EQ(static_cast<std::int32_t>(checking->aset_chunk_link), old ? -8 : 0);
   EXPECT_EQ(checking->aset.size, usual->aset.size);
   EXPECT_EQ(checking->generation_block.size, usual->generation_block.size);
-  if (old)
-    EXPECT_EQ(checking->slab.freelist, usual->slab.freelist + 8);
-  else
-    EXPECT_EQ(checking->slab.blocklist, usual->slab.blocklist + 8);
+  const auto lists = [&](const Layout &layout) {
+    return old ? layout.slab.freelist : layout.slab.blocklist;
+  };
+  EXPECT_EQ(lists(*checking), lists(*usual) + 8);
   EXPECT_EQ(usual->slab.is_chunk_free, kAbsent);
   EXPECT_EQ(checking->slab.is_chunk_free != kAbsent, !old);
-  if (usual->major >= 17)
+  if (usual->major >= 17) {
     EXPECT_EQ(checking->bump_block.freeptr, usual->bump_block.freeptr + 8);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Layout, EveryMajor, testing::ValuesIn(expectations()),

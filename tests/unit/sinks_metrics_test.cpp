@@ -256,12 +256,22 @@ TEST(Metrics, counts_the_hits_of_each_server)
   now.servers.push_back(server("15/next", 200));
   now.servers[1].probe_hits["ready_for_query"] = 3;
   const Scrape seen = scrape(metrics, now);
-  EXPECT_THAT(
-      seen.value("probe_hits_total", {{"instance", kMain}, {"probe", "ready_for_query"}}),
-      Optional(10));
+  EXPECT_THAT(seen.value("probe_hits_total", {{"instance", kMain}, {"probe", "ready_for_query"}}),
+              Optional(10));
   EXPECT_THAT(
       seen.value("probe_hits_total", {{"instance", "15/next"}, {"probe", "ready_for_query"}}),
       Optional(3));
+}
+
+TEST(Metrics, counts_the_hits_that_belong_to_no_known_server)
+{
+  Metrics metrics({});
+  Snapshot now = snapshot();
+  now.health.stray_hits["ready_for_query"] = 2;
+  const Scrape seen = scrape(metrics, now);
+  EXPECT_THAT(
+      seen.value("probe_hits_total", {{"instance", "unknown"}, {"probe", "ready_for_query"}}),
+      Optional(2));
 }
 
 // A host that starts servers all day (tests, previews) must not fill the cap with the dead.

@@ -143,10 +143,9 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
 
 Attachments::Attachment *Attachments::find(const Binary *binary)
 {
-  const auto found =
-      std::find_if(attached_.begin(), attached_.end(), [&](const auto &attachment) {
-        return attachment->binaries.contains(binary);
-      });
+  const auto found = std::find_if(attached_.begin(), attached_.end(), [&](const auto &attachment) {
+    return attachment->binaries.contains(binary);
+  });
   return found == attached_.end() ? nullptr : found->get();
 }
 

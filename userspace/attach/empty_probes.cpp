@@ -66,9 +66,8 @@ Result<> EmptyProbes::attach_perf(const std::string &path,
   if (!program)
     return program.error();
   for (unsigned long offset : offsets)
-    if (auto kept =
-            keep(bpf_program__attach_uprobe(*program, false, kThisProcess, path.c_str(), offset),
-                 path);
+    if (auto kept = keep(
+            bpf_program__attach_uprobe(*program, false, kThisProcess, path.c_str(), offset), path);
         !kept)
       return kept;
   return Ok{};

@@ -17,9 +17,9 @@ namespace pgmemtrace {
 struct ServerName {
   std::string cluster_name; // empty: none
   int port = 0;
-  std::string data_directory;           // as the server sees it
-  std::uint64_t device = 0, inode = 0;  // of the data directory
-  std::string container;                // host name of the server's own root; empty: ours
+  std::string data_directory;          // as the server sees it
+  std::uint64_t device = 0, inode = 0; // of the data directory
+  std::string container;               // host name of the server's own root; empty: ours
   pid_t postmaster = 0;
 };
 

@@ -114,8 +114,8 @@ private:
   std::unordered_map<pid_t, std::uint32_t> slots_;
   std::unordered_map<pid_t, Pending> pending_;
   std::vector<pid_t> new_processes_;
-  std::vector<pid_t> exiting_;    // said so, and may not be gone yet
-  std::uint64_t losses_seen_ = 0; // losses_of_slots() at the last tidy()
+  std::vector<pid_t> exiting_;      // said so, and may not be gone yet
+  std::uint64_t losses_seen_ = 0;   // losses_of_slots() at the last tidy()
   std::map<pid_t, Totals> retired_; // of processes that are gone, by postmaster
   std::size_t contexts_used_ = 0;
 };

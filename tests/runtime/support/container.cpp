@@ -21,8 +21,8 @@ constexpr int kOwn = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | 
 // From here on our mounts are nobody else's.
 Result<> leave_mount_namespace()
 {
-  static const bool left = unshare(CLONE_NEWNS) == 0 &&
-                           mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+  static const bool left =
+      unshare(CLONE_NEWNS) == 0 && mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
   return left ? Result<>(Ok{})
               : Error{"take a mount namespace of our own", errno, "runtime tests need root"};
 }
@@ -70,9 +70,8 @@ Result<> Container::mount_root(const ContainerOptions &options)
   for (const char *layer : {"upper", "work"})
     fs::create_directory(dir_ / layer);
   if (auto done = mount_at(root_, "overlay", 0, {},
-                           "lowerdir=" + options.image.string() +
-                               ",upperdir=" + (dir_ / "upper").string() +
-                               ",workdir=" + (dir_ / "work").string());
+                           "lowerdir=" + options.image.string() + ",upperdir=" +
+                               (dir_ / "upper").string() + ",workdir=" + (dir_ / "work").string());
       !done)
     return done;
   if (auto done = mount_at(root_ / "dev", nullptr, MS_BIND | MS_REC, "/dev"); !done)

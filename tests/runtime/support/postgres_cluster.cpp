@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -30,6 +31,9 @@ PostgresCluster::PostgresCluster(ClusterOptions options, User user, std::filesys
 
 Result<std::unique_ptr<PostgresCluster>> PostgresCluster::start(ClusterOptions options)
 {
+  // So that other builds can be put to the same tests.
+  if (const char *other = std::getenv("PGMEMTRACE_POSTGRES_BIN"); other && options.bin_dir.empty())
+    options.bin_dir = other;
   if (options.bin_dir.empty())
     options.bin_dir = "/usr/lib/postgresql/" + std::to_string(options.major) + "/bin";
   auto user = find_user("postgres", options.root);
