@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include "support/container.h"
@@ -20,8 +20,6 @@ namespace pgmemtrace::test {
 namespace {
 
 using nlohmann::json;
-using testing::HasSubstr;
-using testing::Not;
 namespace fs = std::filesystem;
 
 // A container with a server in it that does nothing by itself.
