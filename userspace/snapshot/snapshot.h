@@ -162,7 +162,7 @@ struct ServerStatus {
 };
 
 struct Health {
-  std::map<std::string, std::uint64_t> stray_hits; // by probe name: of no server that is known
+  std::map<std::string, std::uint64_t> stray_hits;      // by probe name: of no server that is known
   std::map<std::string, std::uint64_t> probes_attached; // by probe name: number of sites
   std::map<std::string, double> program_run_seconds;    // by probe name
   std::map<std::string, std::uint64_t> events_lost;     // by reason
