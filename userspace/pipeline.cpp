@@ -65,6 +65,14 @@ std::chrono::nanoseconds pause_after(std::chrono::nanoseconds cost, bool probes)
                                               kLookAtLeast, kLookAtMost);
 }
 
+template <typename T> std::map<std::string, T> by_name(const T (&values)[PGMT_PROBES])
+{
+  std::map<std::string, T> named;
+  for (int probe = 0; probe < PGMT_PROBES; ++probe)
+    named[std::string(name_of(static_cast<pgmt_probe>(probe)))] = values[probe];
+  return named;
+}
+
 // A context's name for events of the kernel half, which hand over its address.
 std::string name_at(pid_t pid, std::uint64_t address)
 {
@@ -170,7 +178,8 @@ void Pipeline::follow_servers(Time now)
 void Pipeline::apply(const ServerList::Changes &changes, Time now)
 {
   if (!reader_ && maps_.created()) {
-    auto reader = KernelReader::create(maps_, name_at);
+    auto reader = KernelReader::create(
+        maps_, name_at, [this](const pgmt_process &process) { return server_of(process); });
     if (reader)
       reader_ = std::move(*reader);
     else
@@ -178,23 +187,46 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
   }
   news_ |= !changes.vanished.empty();
   for (const auto &gone : changes.vanished) {
+    if (reader_)
+      reader_->forget(gone.pid); // while we know whose it was
     if (const auto found = watched_.find(gone); found != watched_.end()) {
       sweep_stats_ += found->second.sweeper.stats();
       watched_.erase(found);
     }
     schedule_.remove(gone);
-    if (reader_)
-      reader_->forget(gone.pid);
   }
+  for (const pid_t postmaster : changes.servers_vanished)
+    if (reader_)
+      reader_->forget_server(postmaster);
   for (const auto &id : changes.appeared) {
     const auto *process = servers_.find_process(id.pid);
     if (!process)
       continue;
     watched_.try_emplace(id, Watched{.binary = process->binary,
+                                     .postmaster = process->identity.postmaster,
                                      .sweeper = Sweeper(*process, options_.sweep_limits),
                                      .reader = ProcessReader(*process, Proc())});
     schedule_.add(id, now);
   }
+}
+
+// Of processes too short-lived for us to have met them, too: all forks of a postmaster are loaded
+// where it is.
+pid_t Pipeline::server_of(const pgmt_process &process) const
+{
+  const auto pid = static_cast<pid_t>(process.tgid);
+  if (const auto met = watched_.lower_bound({pid, 0});
+      met != watched_.end() && met->first.pid == pid)
+    return met->second.postmaster;
+  pid_t found = 0;
+  for (const auto &[postmaster, server] : servers_.servers()) {
+    if (server.load_bias != process.load_bias)
+      continue;
+    if (found)
+      return 0; // executables that are always loaded in one place: it may be either
+    found = postmaster;
+  }
+  return found;
 }
 
 // ---- collect ----------------------------------------------------------------
@@ -353,15 +385,12 @@ void Pipeline::govern(Time now)
       server.cpu_seconds += period.cpu_seconds;
     }
 
-  for (const auto &binary : servers_.binaries()) {
-    auto *attachment = attachments_.find(binary.get());
-    if (!attachment)
-      continue;
-    // Servers of one binary share its breakpoints: the dearest decides.
+  for (const auto &attachment : attachments_.all()) {
+    // Servers of one file share its breakpoints: the dearest decides.
     Governor::Period dearest;
     for (const auto &[postmaster, server] : servers_.servers()) {
       const auto &period = periods_[postmaster];
-      if (server.binary == binary.get() &&
+      if (attachment->binaries.contains(server.binary) &&
           attachment->governor.ratio_of(period) > attachment->governor.ratio_of(dearest))
         dearest = period;
     }
@@ -376,6 +405,7 @@ void Pipeline::govern(Time now)
 Snapshot Pipeline::assemble() const
 {
   Snapshot snapshot{.taken_at = Clock::now()};
+  const auto totals = reader_ ? reader_->totals() : std::map<pid_t, KernelReader::Totals>();
   for (const auto &[postmaster, server] : servers_.servers()) {
     ServerStatus status{.postmaster = postmaster,
                         .instance = server.instance,
@@ -392,6 +422,8 @@ Snapshot Pipeline::assemble() const
         status.overhead_ratio = attachment->governor.ratio_of(period->second);
       }
     }
+    if (const auto of_server = totals.find(postmaster); of_server != totals.end())
+      status.probe_hits = by_name(of_server->second.hits);
     snapshot.servers.push_back(std::move(status));
   }
   for (const auto &[id, watched] : watched_)
@@ -414,18 +446,19 @@ Health Pipeline::health() const
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
     auto &sites = health.probes_attached[std::string(name_of(probe))];
-    for (const auto &[binary, attachment] : attachments_.all())
-      sites += attachment.probes.attached_sites(probe);
+    for (const auto &attachment : attachments_.all())
+      sites += attachment->probes.attached_sites(probe);
   }
   if (!reader_)
     return health;
 
-  const auto totals = reader_->totals();
-  for (int i = 0; i < PGMT_PROBES; ++i) {
-    const std::string probe(name_of(static_cast<pgmt_probe>(i)));
-    health.probe_hits[probe] = totals.hits[i];
-    health.program_run_seconds[probe] = totals.run_seconds[i];
-  }
+  KernelReader::Totals totals;
+  const auto by_server = reader_->totals();
+  for (const auto &[postmaster, of_server] : by_server)
+    totals += of_server;
+  if (const auto stray = by_server.find(0); stray != by_server.end())
+    health.stray_hits = by_name(stray->second.hits);
+  health.program_run_seconds = by_name(totals.run_seconds);
   health.program_run_seconds["walk"] = totals.walk_seconds;
   health.events_lost = {{"ring_full", maps_.losses(PGMT_LOSS_RING_FULL)},
                         {"processes_full", maps_.losses(PGMT_LOSS_SLOTS_FULL)},

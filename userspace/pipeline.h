@@ -59,6 +59,7 @@ private:
 
   struct Watched {
     const Binary *binary;
+    pid_t postmaster;
     Sweeper sweeper;
     ProcessReader reader;
     std::shared_ptr<const ProcessSnapshot> last;
@@ -84,6 +85,7 @@ private:
   void sweep(const ServerProcess &process, Watched &watched, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;
+  pid_t server_of(const pgmt_process &process) const;
   Snapshot assemble() const;
   Health health() const;
   void write(const Snapshot &snapshot, std::span<const Violation> changes);

@@ -54,6 +54,9 @@ struct AllocBlockData {
 
 struct AllocChunkData {
 	Size size;
+#ifdef MEMORY_CONTEXT_CHECKING
+	Size requested_size;
+#endif
 	void *aset; /* of a free chunk: the next one in its free list */
 };
 
@@ -104,6 +107,9 @@ struct SlabContext {
 	int chunksPerBlock;
 	int minFreeChunks;
 	int nblocks;
+#ifdef MEMORY_CONTEXT_CHECKING
+	_Bool *freechunks;
+#endif
 	struct dlist_head freelist[];
 };
 

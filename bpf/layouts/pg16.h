@@ -59,6 +59,9 @@ struct AllocBlockData {
 
 /* Every chunk's header.  A free chunk of an AllocSet keeps the next one in its payload. */
 struct MemoryChunk {
+#ifdef MEMORY_CONTEXT_CHECKING
+	Size requested_size;
+#endif
 	unsigned long hdrmask;
 };
 
@@ -116,6 +119,9 @@ struct SlabContext {
 	Size blockSize;
 	int chunksPerBlock;
 	int curBlocklistIndex;
+#ifdef MEMORY_CONTEXT_CHECKING
+	_Bool *isChunkFree;
+#endif
 	int blocklist_shift;
 	struct dclist_head emptyblocks;
 	struct dlist_head blocklist[3];

@@ -59,6 +59,9 @@ struct AllocBlockData {
 
 /* Every chunk's header.  A free chunk of an AllocSet keeps the next one in its payload. */
 struct MemoryChunk {
+#ifdef MEMORY_CONTEXT_CHECKING
+	Size requested_size;
+#endif
 	unsigned long hdrmask;
 };
 
@@ -114,6 +117,9 @@ struct SlabContext {
 	unsigned int blockSize;
 	int chunksPerBlock;
 	int curBlocklistIndex;
+#ifdef MEMORY_CONTEXT_CHECKING
+	_Bool *isChunkFree;
+#endif
 	int blocklist_shift;
 	struct dclist_head emptyblocks;
 	struct dlist_head blocklist[3];
@@ -123,6 +129,9 @@ struct SlabContext {
 
 struct BumpBlock {
 	struct dlist_node node;
+#ifdef MEMORY_CONTEXT_CHECKING
+	struct BumpContext *context;
+#endif
 	char *freeptr;
 	char *endptr;
 };

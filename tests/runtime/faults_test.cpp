@@ -53,10 +53,7 @@ protected:
   {
     return metric(port_, "pgmemtrace_" + name);
   }
-  double hits(const std::string &probe) const
-  {
-    return sample("probe_hits_total{probe=\"" + probe + "\"}").value_or(0);
-  }
+  double hits(const std::string &probe) const { return probe_hits(port_, probe); }
   double lost(const std::string &reason) const
   {
     return sample("events_lost_total{reason=\"" + reason + "\"}").value_or(0);

@@ -43,9 +43,12 @@ public:
     if (!probes)
       throw std::runtime_error(to_string(probes.error()));
     probes_ = std::make_unique<Probes>(std::move(*probes));
-    auto reader = KernelReader::create(maps_, [](pid_t pid, std::uint64_t address) {
-      return ForeignMemory(pid).read_string(address, 64).value_or("");
-    });
+    auto reader = KernelReader::create(
+        maps_,
+        [](pid_t pid, std::uint64_t address) {
+          return ForeignMemory(pid).read_string(address, 64).value_or("");
+        },
+        [](const pgmt_process &) { return 0; });
     if (!reader)
       throw std::runtime_error(to_string(reader.error()));
     reader_ = std::move(*reader);

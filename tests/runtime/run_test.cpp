@@ -149,9 +149,7 @@ TEST_F(RunTest, watches_one_process_and_leaves_the_others_alone)
     }
   }
   const auto port = daemon->listen_port();
-  const auto settles = [&] {
-    return metric(port, "pgmemtrace_probe_hits_total{probe=\"settle\"}");
-  };
+  const auto settles = [&] { return probe_hits(port, "settle"); };
   for (int i = 0; i < 10; ++i)
     other.exec("SELECT 1");
   for (int i = 0; i < 7; ++i)

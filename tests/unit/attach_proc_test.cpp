@@ -175,6 +175,28 @@ TEST_F(ProcTest, files_of_a_data_directory_are_not_trusted)
   EXPECT_LE(proc_.text(70, "cwd/endless")->size(), 65536u);
 }
 
+TEST_F(ProcTest, files_below_a_root_are_found_below_it_whatever_their_links_say)
+{
+  write("outside/hostname", "ours\n");
+  write("container/etc/hostname", "theirs\n");
+  link("70/root", (root_ / "container").string());
+  EXPECT_EQ(proc_.text_in_root(70, "etc/hostname"), "theirs\n");
+  fs::remove_all(root_ / "container/etc");
+  link("container/etc", (root_ / "outside").string());
+  EXPECT_FALSE(proc_.text_in_root(70, "etc/hostname")) << "absolute: out of its container";
+  fs::remove(root_ / "container/etc");
+  link("container/etc", "../outside");
+  EXPECT_FALSE(proc_.text_in_root(70, "etc/hostname")) << "relative: out of its container";
+  write("container/real/hostname", "linked\n");
+  fs::remove(root_ / "container/etc");
+  link("container/etc", "/real");
+  EXPECT_EQ(proc_.text_in_root(70, "etc/hostname"), "linked\n");
+  fs::remove(root_ / "container/real/hostname");
+  ASSERT_EQ(mkfifo((root_ / "container/real/hostname").c_str(), 0600), 0);
+  EXPECT_EQ(proc_.text_in_root(70, "etc/hostname").value_or(""), "") << "and does not wait";
+  EXPECT_FALSE(proc_.text_in_root(71, "etc/hostname"));
+}
+
 TEST(Proc, knows_this_process)
 {
   const Proc proc;

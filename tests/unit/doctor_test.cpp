@@ -135,6 +135,17 @@ TEST(Doctor, prints_the_plan_of_one_build_once)
   EXPECT_EQ(out.find("ReadyForQuery+"), out.rfind("ReadyForQuery+"));
 }
 
+TEST(Doctor, says_that_a_server_runs_a_file_that_was_replaced)
+{
+  auto report = good();
+  EXPECT_THAT(text(report), Not(HasSubstr("was replaced")));
+  EXPECT_EQ(object(report)["servers"][0]["binary_replaced"], false);
+  report.servers[0].binary_replaced = true;
+  EXPECT_THAT(text(report), HasSubstr("/bin/postgres was replaced since process 4711 began"));
+  EXPECT_EQ(object(report)["servers"][0]["binary_replaced"], true);
+  EXPECT_FALSE(obstacle(report)) << "it is watched all the same";
+}
+
 TEST(Doctor, does_not_invent_a_cost)
 {
   auto report = good();

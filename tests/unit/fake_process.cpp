@@ -284,7 +284,7 @@ Layout layout_17()
   layout.aset_chunk_link = 0;
   layout.generation = {128, 112, kAbsent, 104};
   layout.generation_block = {56, 0, 24, 32, 36, 40, 48, 16};
-  layout.slab = {176, 80, 84, 88, kAbsent, 92, kAbsent, kAbsent, 104, 120, 128, 3};
+  layout.slab = {176, 80, 84, 88, kAbsent, 92, kAbsent, kAbsent, 104, 120, 128, 3, kAbsent};
   layout.slab_block = {48, 32, 8};
   layout.bump = {112, 96};
   layout.bump_block = {32, 0, 16, 24};

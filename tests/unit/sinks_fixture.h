@@ -55,13 +55,13 @@ inline ServerStatus server(const std::string &instance = "15/main", pid_t postma
   out.level = Level::statement;
   out.wanted_level = Level::statement;
   out.overhead_ratio = 0.012;
+  out.probe_hits = {{"ready_for_query", 10}, {"executor_start", 7}};
   return out;
 }
 
 inline Health health()
 {
   Health out;
-  out.probe_hits = {{"ready_for_query", 10}, {"executor_start", 7}};
   out.probes_attached = {{"ready_for_query", 1}, {"executor_start", 1}};
   out.program_run_seconds = {{"ready_for_query", 0.25}, {"executor_start", 0.125}};
   out.events_lost = {{"ring_buffer", 0}, {"map_full", 0}};

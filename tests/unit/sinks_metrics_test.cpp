@@ -240,14 +240,61 @@ TEST(Metrics, counters_never_go_back)
 {
   Metrics metrics({});
   Snapshot now = snapshot();
-  now.health.probe_hits["ready_for_query"] = 10;
+  const Labels settle{{"instance", kMain}, {"probe", "ready_for_query"}};
+  now.servers[0].probe_hits["ready_for_query"] = 10;
   scrape(metrics, now);
-  now.health.probe_hits["ready_for_query"] = 4; // attached anew
-  EXPECT_THAT(scrape(metrics, now).value("probe_hits_total", {{"probe", "ready_for_query"}}),
-              Optional(14));
-  now.health.probe_hits.clear();
-  EXPECT_THAT(scrape(metrics, now).value("probe_hits_total", {{"probe", "ready_for_query"}}),
-              Optional(14));
+  now.servers[0].probe_hits["ready_for_query"] = 4; // restarted
+  EXPECT_THAT(scrape(metrics, now).value("probe_hits_total", settle), Optional(14));
+  now.servers[0].probe_hits.clear();
+  EXPECT_THAT(scrape(metrics, now).value("probe_hits_total", settle), Optional(14));
+}
+
+TEST(Metrics, counts_the_hits_of_each_server)
+{
+  Metrics metrics({});
+  Snapshot now = snapshot();
+  now.servers.push_back(server("15/next", 200));
+  now.servers[1].probe_hits["ready_for_query"] = 3;
+  const Scrape seen = scrape(metrics, now);
+  EXPECT_THAT(seen.value("probe_hits_total", {{"instance", kMain}, {"probe", "ready_for_query"}}),
+              Optional(10));
+  EXPECT_THAT(
+      seen.value("probe_hits_total", {{"instance", "15/next"}, {"probe", "ready_for_query"}}),
+      Optional(3));
+}
+
+TEST(Metrics, counts_the_hits_that_belong_to_no_known_server)
+{
+  Metrics metrics({});
+  Snapshot now = snapshot();
+  now.health.stray_hits["ready_for_query"] = 2;
+  const Scrape seen = scrape(metrics, now);
+  EXPECT_THAT(
+      seen.value("probe_hits_total", {{"instance", "unknown"}, {"probe", "ready_for_query"}}),
+      Optional(2));
+}
+
+// A host that starts servers all day (tests, previews) must not fill the cap with the dead.
+TEST(Metrics, servers_that_are_gone_leave_only_violations_that_were_raised)
+{
+  Metrics metrics({.rules = {"ctx_bloat", "peak"}});
+  Snapshot none = snapshot();
+  none.servers.clear();
+  none.processes.clear();
+  const std::size_t before = scrape(metrics, none).series();
+  for (int i = 0; i < 300; ++i) {
+    Snapshot one = none;
+    const std::string instance = "preview-" + std::to_string(i);
+    one.servers = {server(instance)};
+    one.processes = {std::make_shared<const ProcessSnapshot>(backend(4242, instance))};
+    scrape(metrics, one);
+  }
+  EXPECT_EQ(scrape(metrics, none).series(), before);
+
+  scrape(metrics, snapshot(), {violation()}, {violation()});
+  const Scrape after = scrape(metrics, none);
+  EXPECT_EQ(after.series(), before + 1);
+  EXPECT_THAT(after.value("violations_total", rule_labels("ctx_bloat")), Optional(1));
 }
 
 TEST(Metrics, forgets_the_gauges_of_servers_that_are_gone)

@@ -123,6 +123,17 @@ TEST(Sweep, counts_a_newer_slabs_empty_blocks_as_used)
   EXPECT_EQ(context.free_bytes, 5600U);
 }
 
+// --enable-cassert: a byte per chunk follows the context (slab.c: Slab_CONTEXT_HDRSZ).
+TEST(Sweep, counts_what_a_checking_slab_remembers_of_its_chunks)
+{
+  Layout layout = layout_17();
+  layout.slab.is_chunk_free = layout.slab.chunks_per_block + 4;
+  FakeProcess process(layout);
+  const auto top = process.alloc_set(0, "TopMemoryContext", 8192);
+  process.slab(top, "TXN", 100, 50, {0, 7, 49}, 2);
+  EXPECT_EQ(find(sweep(process), "TXN").total_bytes, 176 + 50 + 5 * (48 + 50 * 100));
+}
+
 TEST(Sweep, leaves_a_bumps_own_header_out)
 {
   FakeProcess process(layout_17());

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "attach/same_file.h"
+
 namespace pgmemtrace {
 
 namespace {
@@ -36,8 +38,36 @@ Attachments::Attachments(KernelMaps &maps, Options options)
   options_.governor.wanted = options_.level;
 }
 
+// nullptr: nothing is attached to this file yet.
+Result<Attachments::Attachment *> Attachments::attached_by_another_name(const Binary &binary) const
+{
+  std::vector<Attachment *> copies; // of the same build, if not the same file
+  std::vector<std::string> paths;
+  for (const auto &attachment : attached_)
+    if ((*attachment->binaries.begin())->build_id == binary.build_id) {
+      copies.push_back(attachment.get());
+      paths.push_back(attachment->probes.path());
+    }
+  // Executed once in a process's life, and probed by nobody but to ask.
+  const auto entry = binary.elf->file_offset(binary.elf->entry_address());
+  if (copies.empty() || !entry)
+    return static_cast<Attachment *>(nullptr);
+  const auto same = find_same_file(binary.open_path, *entry, paths);
+  if (!same)
+    return same.error();
+  return *same ? copies[**same] : nullptr;
+}
+
 Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
 {
+  const auto known = attached_by_another_name(binary);
+  if (!known)
+    return known.error();
+  if (*known != nullptr) {
+    binary.elf->drop_bytes();
+    (*known)->binaries.insert(&binary);
+    return Ok{};
+  }
   Probes::Options options{.binary_index = next_binary_++,
                           .select_only = !options_.selection.all,
                           .only_pids = single_processes(options_.selection, servers),
@@ -48,14 +78,17 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
   auto probes = Probes::load(binary, std::move(plan), maps_, std::move(options));
   if (!probes)
     return probes.error();
-  auto [attachment, inserted] =
-      attached_.emplace(&binary, Attachment{std::move(*probes), Governor(options_.governor)});
   // A process that was selected before its binary had maps to be selected in.
   for (const auto &[id, process] : servers.processes())
     if (process.binary == &binary)
       if (auto selected = select(id.pid, servers); !selected)
         return selected.error();
-  return attachment->second.probes.set_level(options_.level);
+  auto attachment = std::make_unique<Attachment>(
+      Attachment{std::move(*probes), Governor(options_.governor), {&binary}});
+  if (auto attached = attachment->probes.set_level(options_.level); !attached)
+    return attached.error();
+  attached_.push_back(std::move(attachment));
+  return Ok{};
 }
 
 Result<> Attachments::select(pid_t pid, const ServerList &servers)
@@ -72,15 +105,17 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
   std::set<const Binary *> in_use;
   for (const auto &[id, process] : servers.processes())
     in_use.insert(process.binary);
-  std::erase_if(attached_, [&](const auto &entry) { return !in_use.contains(entry.first); });
+  for (const auto &attachment : attached_)
+    std::erase_if(attachment->binaries,
+                  [&](const Binary *binary) { return !in_use.contains(binary); });
+  std::erase_if(attached_, [](const auto &attachment) { return attachment->binaries.empty(); });
   std::erase_if(refused_, [&](const Binary *binary) { return !in_use.contains(binary); });
   if (options_.level == Level::sweep)
     return errors;
 
   for (const Binary *binary : in_use)
-    if (!attached_.contains(binary) && !refused_.contains(binary))
+    if (!find(binary) && !refused_.contains(binary))
       if (auto done = attach(*binary, servers); !done) {
-        attached_.erase(binary);
         if (done.error().err == ESRCH)
           continue; // whose executable it was just ended: others may run it, the next look tells
         refused_.insert(binary);
@@ -90,8 +125,8 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
   for (const auto &gone : changes.vanished) {
     if (selected_.erase(gone.pid))
       maps_.deselect(gone.pid);
-    for (auto &[binary, attachment] : attached_)
-      attachment.probes.detach_transactions(gone.pid);
+    for (const auto &attachment : attached_)
+      attachment->probes.detach_transactions(gone.pid);
   }
   for (const auto &id : changes.appeared)
     if (auto selected = select(id.pid, servers); !selected)
@@ -110,14 +145,15 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
 
 Attachments::Attachment *Attachments::find(const Binary *binary)
 {
-  const auto found = attached_.find(binary);
-  return found == attached_.end() ? nullptr : &found->second;
+  const auto found = std::find_if(attached_.begin(), attached_.end(), [&](const auto &attachment) {
+    return attachment->binaries.contains(binary);
+  });
+  return found == attached_.end() ? nullptr : found->get();
 }
 
 const Attachments::Attachment *Attachments::find(const Binary *binary) const
 {
-  const auto found = attached_.find(binary);
-  return found == attached_.end() ? nullptr : &found->second;
+  return const_cast<Attachments *>(this)->find(binary);
 }
 
 } // namespace pgmemtrace

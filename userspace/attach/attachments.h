@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // attachments.h - probes on every binary that is in use, and their level.
 //
-// One Probes and one Governor per binary: two servers of one executable share their
-// breakpoints, so that the dearer one decides for both.
+// One Probes and one Governor per executable file: servers that run it share its breakpoints, so
+// that the dearest one decides for all.  A file may be several binaries: containers of one image
+// each see it under numbers of their own, while a breakpoint is in all of them.
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -33,6 +34,7 @@ public:
   struct Attachment {
     Probes probes;
     Governor governor;
+    std::set<const Binary *> binaries; // that are this file
   };
 
   Attachments(KernelMaps &maps, Options options);
@@ -45,15 +47,16 @@ public:
   // nullptr: this binary is watched by the sweep alone.
   Attachment *find(const Binary *binary);
   const Attachment *find(const Binary *binary) const;
-  const std::map<const Binary *, Attachment> &all() const { return attached_; }
+  const std::vector<std::unique_ptr<Attachment>> &all() const { return attached_; }
 
 private:
   Result<> attach(const Binary &binary, const ServerList &servers);
+  Result<Attachment *> attached_by_another_name(const Binary &binary) const;
   Result<> select(pid_t pid, const ServerList &servers);
 
   KernelMaps &maps_;
   Options options_;
-  std::map<const Binary *, Attachment> attached_;
+  std::vector<std::unique_ptr<Attachment>> attached_;
   std::set<const Binary *> refused_;
   std::set<pid_t> selected_;
   std::uint32_t next_binary_ = 1;

@@ -7,14 +7,11 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <vector>
 
-#include <bpf/libbpf.h>
 #include <link.h>
 
-#include "calibrate.skel.h"
+#include "attach/empty_probes.h"
 
 // In assembly, so that no compiler, option or sanitizer decides what is probed.
 #if defined(__x86_64__)
@@ -81,80 +78,6 @@ std::optional<std::uint64_t> file_offset(Function function)
   return search.offset;
 }
 
-struct Destroy {
-  void operator()(bpf_object *object) const { bpf_object__close(object); }
-  void operator()(bpf_link *link) const { bpf_link__destroy(link); }
-};
-using Object = std::unique_ptr<bpf_object, Destroy>;
-using Link = std::unique_ptr<bpf_link, Destroy>;
-
-class Probes {
-public:
-  static Result<Probes> attach(const std::vector<unsigned long> &offsets)
-  {
-    Probes probes;
-    if (auto multi = probes.attach_multi(offsets); !multi && !probes.attach_perf(offsets))
-      return multi.error();
-    return probes;
-  }
-
-private:
-  // Loads the one program of this name.
-  Result<bpf_program *> load(const char *name)
-  {
-    links_.clear();
-    std::size_t size = 0;
-    const void *bytes = calibrate_bpf::elf_bytes(&size);
-    object_.reset(bpf_object__open_mem(bytes, size, nullptr));
-    if (!object_)
-      return Error{"open the calibration program", errno, {}};
-    bpf_program *program = bpf_object__find_program_by_name(object_.get(), name);
-    bpf_program__set_autoload(program, true);
-    if (int err = bpf_object__load(object_.get()); err != 0)
-      return Error{"load the calibration program", -err,
-                   "run with sudo; `pgmemtrace doctor` says which capability is missing"};
-    return program;
-  }
-
-  Result<> attach_multi(const std::vector<unsigned long> &offsets)
-  {
-    auto program = load("calibrate_multi");
-    if (!program)
-      return program.error();
-    bpf_uprobe_multi_opts options{};
-    options.sz = sizeof(options);
-    options.offsets = offsets.data();
-    options.cnt = offsets.size();
-    return keep(bpf_program__attach_uprobe_multi(*program, kThisProcess, kSelf, nullptr, &options));
-  }
-
-  Result<> attach_perf(const std::vector<unsigned long> &offsets)
-  {
-    auto program = load("calibrate_perf");
-    if (!program)
-      return program.error();
-    for (unsigned long offset : offsets)
-      if (auto kept =
-              keep(bpf_program__attach_uprobe(*program, false, kThisProcess, kSelf, offset));
-          !kept)
-        return kept;
-    return Ok{};
-  }
-
-  Result<> keep(bpf_link *link)
-  {
-    if (!link)
-      return Error{"probe our own function", errno, {}};
-    links_.emplace_back(link);
-    return Ok{};
-  }
-
-  static constexpr pid_t kThisProcess = 0; // libbpf's word for it
-
-  Object object_;
-  std::vector<Link> links_; // before the object in destruction
-};
-
 double seconds_per_call(Function function, int calls)
 {
   using Clock = std::chrono::steady_clock;
@@ -183,7 +106,7 @@ Result<Calibration> calibrate()
   const auto stepped = file_offset(pgmt_stepped_probed);
   if (!emulated || !stepped)
     return Error{"find our own functions in /proc/self/exe", ENOENT, {}};
-  auto probes = Probes::attach({*emulated, *stepped});
+  const auto probes = EmptyProbes::attach(kSelf, {*emulated, *stepped});
   if (!probes)
     return probes.error();
   return Calibration{

@@ -4,9 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <string_view>
+
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "attach/static_variable.h"
 
@@ -16,6 +20,8 @@ namespace {
 
 // Names are at most NAMEDDATALEN - 1 bytes; builds may raise it.
 constexpr std::size_t kMaxName = 255;
+
+constexpr std::string_view kDeleted = " (deleted)";
 
 // The leading number of "15.20 (Debian ...)", "17rc1", "15\n"; 0 if there is none.
 int leading_number(std::string_view text)
@@ -148,6 +154,40 @@ std::string worker_type(ForeignMemory &memory, const ServerProcess &process)
   return parallel.value_or(-1) >= 0 ? "parallel worker" : "background worker";
 }
 
+// cluster_name of a server, read from its memory; empty if it has none.
+std::string cluster_name(ForeignMemory &memory, const Server &server)
+{
+  const std::uint64_t variable = server.binary->globals.cluster_name;
+  auto name = variable == 0 ? std::nullopt : string_at(memory, server.load_bias + variable);
+  if (!name)
+    return {};
+  // The server allows printable ASCII only; whoever runs it may not.
+  std::replace_if(
+      name->begin(), name->end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return *name;
+}
+
+// A container's host name, by which its users know it.  Whoever runs the container wrote the
+// file, and this becomes a metric label.
+std::string container_name(const Proc &proc, pid_t pid)
+{
+  constexpr std::size_t kMaxHostName = 64; // HOST_NAME_MAX
+  struct stat ours {};
+  struct stat theirs {};
+  if (stat("/", &ours) != 0 || stat(proc.path(pid, "root").c_str(), &theirs) != 0 ||
+      (ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino))
+    return {};
+  const std::string text = proc.text_in_root(pid, "etc/hostname").value_or("");
+  const std::string name(line_of(text, 1));
+  const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '.' || c == '_';
+  });
+  std::array<char, kMaxHostName + 1> host{};
+  gethostname(host.data(), kMaxHostName);
+  const bool usable = plain && name.size() <= kMaxHostName && name != host.data();
+  return usable ? name : std::string(); // a chroot often has its host's name
+}
+
 Error layout_error(pid_t pid, const Binary &binary, const std::string &why)
 {
   return Error{"check the memory layout of process " + std::to_string(pid) + " (PostgreSQL " +
@@ -158,10 +198,11 @@ Error layout_error(pid_t pid, const Binary &binary, const std::string &why)
 
 } // namespace
 
+bool is_deleted(std::string_view path) { return path.ends_with(kDeleted); }
+
 std::string without_deleted(std::string path)
 {
-  constexpr std::string_view kDeleted = " (deleted)";
-  if (path.ends_with(kDeleted))
+  if (is_deleted(path))
     path.erase(path.size() - kDeleted.size());
   return path;
 }
@@ -192,7 +233,9 @@ Result<std::unique_ptr<Binary>> open_binary(const Proc &proc, pid_t pid, const P
     return Error{"use " + binary->path + ": it looks like PostgreSQL but has no version", 0, {}};
   binary->version = *version;
   binary->major = leading_number(*version);
-  auto layout = load_layout(binary->major, postgres_btf);
+  // A function that only such a build has, in every major (utils/memutils.h).
+  const bool checking = elf->exports("MemoryContextCheck");
+  auto layout = load_layout(binary->major, checking, postgres_btf);
   if (!layout)
     return Error{"use " + binary->path + ": " + layout.error().what, layout.error().err,
                  layout.error().hint};
@@ -238,16 +281,20 @@ Result<std::optional<Server>> read_server(const Proc &proc, pid_t pid, const Bin
   return std::optional(std::move(server));
 }
 
-std::string cluster_name(ForeignMemory &memory, const Server &server)
+ServerName name_of(const Proc &proc, const Server &server)
 {
-  const std::uint64_t variable = server.binary->globals.cluster_name;
-  auto name = variable == 0 ? std::nullopt : string_at(memory, server.load_bias + variable);
-  if (!name)
-    return {};
-  // The server allows printable ASCII only; whoever runs it may not.
-  std::replace_if(
-      name->begin(), name->end(), [](char c) { return c < ' ' || c > '~'; }, '?');
-  return *name;
+  ServerName name{.port = server.port,
+                  .data_directory = server.data_directory,
+                  .container = container_name(proc, server.postmaster),
+                  .postmaster = server.postmaster};
+  ForeignMemory memory(server.postmaster);
+  name.cluster_name = cluster_name(memory, server);
+  struct stat directory {};
+  if (stat(proc.path(server.postmaster, "cwd").c_str(), &directory) == 0) {
+    name.device = directory.st_dev;
+    name.inode = directory.st_ino;
+  }
+  return name;
 }
 
 bool read_identity(ForeignMemory &memory, ServerProcess &process)

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "attach/servers.h"
 #include "util/foreign_memory.h"
@@ -23,13 +24,14 @@ Result<std::unique_ptr<Binary>> open_binary(const Proc &proc, pid_t pid, const P
 // not yet).  Checks that the data directory is of the binary's major and that the layout holds.
 Result<std::optional<Server>> read_server(const Proc &proc, pid_t pid, const Binary &binary);
 
-// cluster_name of a server, read from its memory; empty if it has none.
-std::string cluster_name(ForeignMemory &memory, const Server &server);
+// What a server may be called after.
+ServerName name_of(const Proc &proc, const Server &server);
 
 // Fills in backend type, database and user.  False if the process has not set them yet.
 bool read_identity(ForeignMemory &memory, ServerProcess &process);
 
-// A path as /proc gives it, without the mark of a deleted file.
+// A path as /proc gives it: does it bear the mark of a deleted file, and without that mark.
+bool is_deleted(std::string_view path);
 std::string without_deleted(std::string path);
 
 } // namespace pgmemtrace

@@ -288,6 +288,7 @@ void read_slab(Layout &layout, const btf &types, std::string &missing)
   }
   layout.slab.blocklist = slab.at("blocklist", kList, since_16);
   layout.slab.blocklists = slab.elements("blocklist");
+  layout.slab.is_chunk_free = slab.at("isChunkFree", kPointer, Need::optional);
   const Struct block(types, "SlabBlock", Need::required, missing);
   layout.slab_block = {block.size(), block.at("node", kList), block.at("nfree", kInt)};
 }
@@ -441,10 +442,10 @@ ContextType Layout::type_of_tag(std::uint32_t value) const
   return value == tag.bump ? ContextType::bump : ContextType::unknown;
 }
 
-std::span<const std::byte> layout_btf(int major)
+std::span<const std::byte> layout_btf(int major, bool checking)
 {
   for (const auto &blob : layout_blobs())
-    if (blob.major == major)
+    if (blob.major == major && blob.checking == checking)
       return {blob.begin, blob.end};
   return {};
 }
@@ -453,7 +454,8 @@ std::vector<int> supported_majors()
 {
   std::vector<int> majors;
   for (const auto &blob : layout_blobs())
-    majors.push_back(blob.major);
+    if (!blob.checking)
+      majors.push_back(blob.major);
   std::sort(majors.begin(), majors.end());
   return majors;
 }
@@ -468,11 +470,11 @@ Result<Layout> parse_layout(int major, std::span<const std::byte> blob)
   return layout_from(major, *types);
 }
 
-Result<Layout> load_layout(int major, const std::string &btf_file)
+Result<Layout> load_layout(int major, bool checking, const std::string &btf_file)
 {
   if (!btf_file.empty())
     return layout_from_file(major, btf_file);
-  const auto blob = layout_btf(major);
+  const auto blob = layout_btf(major, checking);
   if (blob.empty())
     return Error{unknown_major(major), 0,
                  "give the layout of this server with --postgres-btf FILE, made by pahole from its "

@@ -53,6 +53,7 @@ struct Layout {
   struct {
     std::uint32_t size, chunk_size, full_chunk_size, block_size, header_size, chunks_per_block,
         nblocks, freelist, emptyblocks, emptyblocks_count, blocklist, blocklists;
+    std::uint32_t is_chunk_free; // from 16 with MEMORY_CONTEXT_CHECKING, else kAbsent
   } slab{};
   struct {
     std::uint32_t size, node, nfree;
@@ -110,13 +111,14 @@ struct Layout {
   ContextType type_of_tag(std::uint32_t tag) const;
 };
 
-// The blob of a major; empty if this build carries none.
-std::span<const std::byte> layout_btf(int major);
+// The blob of a major; empty if this build carries none.  `checking`: of a server built with
+// MEMORY_CONTEXT_CHECKING, as --enable-cassert does: chunks carry the size that was asked for.
+std::span<const std::byte> layout_btf(int major, bool checking = false);
 std::vector<int> supported_majors();
 
 // `btf`: a raw BTF blob.  Fails if a struct or field that we need is missing.
 Result<Layout> parse_layout(int major, std::span<const std::byte> btf);
 // The built-in layout of a major, or that of `btf_file` when it is not empty.
-Result<Layout> load_layout(int major, const std::string &btf_file = {});
+Result<Layout> load_layout(int major, bool checking = false, const std::string &btf_file = {});
 
 } // namespace pgmemtrace

@@ -9,6 +9,7 @@ namespace pgmemtrace {
 
 struct LayoutBlob {
   int major;
+  bool checking; // as a server built with MEMORY_CONTEXT_CHECKING is laid out
   const std::byte *begin, *end;
 };
 

@@ -57,6 +57,8 @@ public:
   std::uint64_t statements_since() const { return statements_since_; }
 
   const Plan &plan() const { return plan_; }
+  // To open the executable by, as long as this object lives.
+  const std::string &path() const { return path_; }
   std::size_t attached_sites(pgmt_probe probe) const;
   // Estimated cost of one hit without its program, in a busy server.
   double hit_seconds(pgmt_probe probe, const Calibration &calibration) const;

@@ -14,8 +14,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "util/file.h"
 
 namespace pgmemtrace {
 
@@ -50,11 +54,12 @@ std::string_view take_line(std::string_view &text)
   return line;
 }
 
-// At most `limit` bytes of a regular file.
-std::optional<std::string> read_file(const std::string &path, std::size_t limit)
+// Some of these files lie in directories that others write to: a pipe must not keep us.
+constexpr int kRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
+// At most `limit` bytes of a file that is open; closes it.
+std::optional<std::string> read_all(int fd, std::size_t limit)
 {
-  // O_NONBLOCK: some of these files lie in directories that others write to.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
   if (fd < 0)
     return std::nullopt;
   std::string text;
@@ -70,6 +75,11 @@ std::optional<std::string> read_file(const std::string &path, std::size_t limit)
   if (text.size() > limit)
     text.resize(limit);
   return text;
+}
+
+std::optional<std::string> read_file(const std::string &path, std::size_t limit)
+{
+  return read_all(open(path.c_str(), kRead | O_NOFOLLOW), limit);
 }
 
 std::optional<std::string> read_link(const std::string &path)
@@ -270,6 +280,19 @@ std::optional<std::string> Proc::cmdline(pid_t pid) const
 std::optional<std::string> Proc::text(pid_t pid, std::string_view entry) const
 {
   return read_file(path(pid, entry), kSmallFile);
+}
+
+std::optional<std::string> Proc::text_in_root(pid_t pid, const std::string &file) const
+{
+  const UniqueFd root(open(path(pid, "root").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root)
+    return std::nullopt;
+  open_how how{};
+  how.flags = kRead;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  return read_all(
+      static_cast<int>(syscall(SYS_openat2, root.get(), file.c_str(), &how, sizeof how)),
+      kSmallFile);
 }
 
 std::optional<std::string> Proc::setting(std::string_view name) const

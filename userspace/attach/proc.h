@@ -63,6 +63,8 @@ public:
   std::optional<std::uint64_t> entry_address(pid_t pid) const;
   // A small file below root/PID/, a symbolic link as its last part not followed.
   std::optional<std::string> text(pid_t pid, std::string_view entry) const;
+  // A small file as the process sees it: below its own root, symbolic links and all.
+  std::optional<std::string> text_in_root(pid_t pid, const std::string &file) const;
   // A setting below root/sys/, without its newline.
   std::optional<std::string> setting(std::string_view name) const;
   std::optional<std::string> cmdline(pid_t pid) const;                 // NULs as spaces

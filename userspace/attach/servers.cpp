@@ -167,26 +167,8 @@ Result<Server *> ServerList::add_server(pid_t pid, Binary &binary)
   if (!*found)
     return static_cast<Server *>(nullptr);
   Server &server = **found;
-  ForeignMemory memory(pid);
-  server.instance = cluster_name(memory, server);
-  if (server.instance.empty())
-    server.instance = std::to_string(server.port) + ":" + server.data_directory;
-  server.instance = unique_label(server);
+  server.instance = labels_.assign(name_of(options_.proc, server));
   return &servers_.emplace(pid, std::move(server)).first->second;
-}
-
-std::string ServerList::unique_label(const Server &server) const
-{
-  const auto taken = [&](const std::string &label) {
-    return std::any_of(servers_.begin(), servers_.end(),
-                       [&](const auto &other) { return other.second.instance == label; });
-  };
-  std::string label = server.instance;
-  if (taken(label))
-    label += ":" + server.data_directory;
-  if (taken(label)) // two containers of one image
-    label += ":" + std::to_string(server.postmaster);
-  return label;
 }
 
 void ServerList::add_process(const Server &server, ProcessId id)
@@ -243,6 +225,7 @@ void ServerList::forget_the_dead(Changes &changes)
       continue;
     }
     changes.servers_vanished.push_back(id.pid);
+    labels_.release(id.pid);
     it = servers_.erase(it);
   }
   std::erase_if(refused_, [&](const ProcessId &id) { return !lives(id); });

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "attach/elf_file.h"
+#include "attach/instance_labels.h"
 #include "attach/layout.h"
 #include "attach/proc.h"
 #include "snapshot/snapshot.h"
@@ -53,7 +54,7 @@ struct ServerProcess {
 struct Server {
   pid_t postmaster = 0;
   std::uint64_t start = 0;
-  std::string instance;       // cluster_name, else "PORT:DATA_DIRECTORY"
+  std::string instance;       // its label: instance_labels.h
   std::string data_directory; // as the server sees it
   int port = 0;
   std::uint64_t load_bias = 0; // of all its processes: they are forked, not executed
@@ -125,7 +126,6 @@ private:
   Verdict judge(pid_t pid, const Proc::File &file);
   Result<Server *> add_server(pid_t pid, Binary &binary);
   void add_process(const Server &server, ProcessId id);
-  std::string unique_label(const Server &server) const;
 
   void forget_the_dead(Changes &changes);
   void drop_binaries(Changes &changes);
@@ -136,6 +136,7 @@ private:
   void complete_identities();
 
   Options options_;
+  InstanceLabels labels_;
   std::map<pid_t, Server> servers_;
   std::map<ProcessId, ServerProcess> processes_;
   std::vector<std::unique_ptr<Binary>> binaries_;

@@ -7,6 +7,7 @@
 
 #include <bpf/libbpf.h>
 
+#include "attach/identify.h"
 #include "attach/servers.h"
 #include "cli/commands.h"
 
@@ -35,7 +36,8 @@ void examine_servers(const Selection &selection, DoctorReport &report)
                               .data_directory = server.data_directory,
                               .binary = server.binary->path,
                               .build_id = server.binary->build_id,
-                              .processes = processes[pid]});
+                              .processes = processes[pid],
+                              .binary_replaced = is_deleted(Proc().exe(pid).value_or(""))});
   for (const auto &binary : list->binaries())
     report.binaries.push_back(
         {binary->path, binary->version, binary->build_id, plan_probes(*binary->elf)});

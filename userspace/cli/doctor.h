@@ -27,6 +27,7 @@ struct DoctorReport {
     int major = 0;
     std::string version, instance, data_directory, binary, build_id;
     std::size_t processes = 0;
+    bool binary_replaced = false; // by an upgrade: it runs a file that has no name any more
   };
   struct Binary {
     std::string path, version, build_id;

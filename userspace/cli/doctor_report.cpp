@@ -129,6 +129,12 @@ void print_servers(const DoctorReport &report, std::ostream &out)
                       std::to_string(server.major), "ok", server.build_id.substr(0, kBuildIdShown),
                       server.binary, server.instance, server.data_directory});
     print_table(rows, out);
+    for (const auto &server : report.servers)
+      if (server.binary_replaced)
+        fmt::print(out,
+                   "  {} was replaced since process {} began: the server runs the old file, and is "
+                   "watched in it, until it restarts\n",
+                   server.binary, server.pid);
   }
   if (!report.refused.empty()) {
     out << "\nrefused\n";
@@ -263,6 +269,7 @@ json server_json(const DoctorReport::Server &server)
           {"data_directory", server.data_directory},
           {"binary", server.binary},
           {"build_id", server.build_id},
+          {"binary_replaced", server.binary_replaced},
           {"processes", server.processes}};
 }
 

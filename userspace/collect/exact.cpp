@@ -396,6 +396,8 @@ private:
   {
     const auto &at = layout_.slab;
     header_size_ = at.size;
+    if (at.is_chunk_free != kAbsent) // its bytes follow the struct
+      header_size_ += static_cast<std::uint64_t>(chunks_per_block_);
     const std::uint64_t empty = field<std::uint32_t>(slab, at.emptyblocks_count);
     if (empty > allocated() / block_size_)
       return ExactState::torn;

@@ -55,9 +55,11 @@ std::string statement_text(std::string_view query, std::int32_t location, std::i
 
 void KernelReader::FreeRing::operator()(ring_buffer *ring) const { ring_buffer__free(ring); }
 
-Result<std::unique_ptr<KernelReader>> KernelReader::create(KernelMaps &maps, NameAt name_at)
+Result<std::unique_ptr<KernelReader>> KernelReader::create(KernelMaps &maps, NameAt name_at,
+                                                           ServerOf server_of)
 {
-  std::unique_ptr<KernelReader> reader(new KernelReader(maps, std::move(name_at)));
+  std::unique_ptr<KernelReader> reader(
+      new KernelReader(maps, std::move(name_at), std::move(server_of)));
   reader->ring_.reset(ring_buffer__new(maps.events_fd(), on_event, reader.get(), nullptr));
   if (!reader->ring_)
     return Error{"read the BPF ring buffer", errno, {}};
@@ -166,12 +168,8 @@ void KernelReader::know_slot(pid_t pid, std::uint32_t slot)
 
 void KernelReader::release(std::uint32_t slot)
 {
-  const auto gone = totals(maps_.processes()[slot]);
-  for (int probe = 0; probe < PGMT_PROBES; ++probe) {
-    retired_.hits[probe] += gone.hits[probe];
-    retired_.run_seconds[probe] += gone.run_seconds[probe];
-  }
-  retired_.walk_seconds += gone.walk_seconds;
+  const auto &gone = maps_.processes()[slot];
+  retired_[server_of_(gone)] += totals(gone);
   maps_.release(slot);
 }
 
@@ -281,18 +279,24 @@ KernelReader::Totals KernelReader::totals(const pgmt_process &process)
   return totals;
 }
 
-KernelReader::Totals KernelReader::totals() const
+KernelReader::Totals &KernelReader::Totals::operator+=(const Totals &other)
 {
-  Totals sum = retired_;
-  for (const auto &[pid, slot] : slots_) {
-    const auto one = totals(maps_.processes()[slot]);
-    for (int probe = 0; probe < PGMT_PROBES; ++probe) {
-      sum.hits[probe] += one.hits[probe];
-      sum.run_seconds[probe] += one.run_seconds[probe];
-    }
-    sum.walk_seconds += one.walk_seconds;
+  for (int probe = 0; probe < PGMT_PROBES; ++probe) {
+    hits[probe] += other.hits[probe];
+    run_seconds[probe] += other.run_seconds[probe];
   }
-  return sum;
+  walk_seconds += other.walk_seconds;
+  return *this;
+}
+
+std::map<pid_t, KernelReader::Totals> KernelReader::totals() const
+{
+  auto sums = retired_;
+  for (const auto &[pid, slot] : slots_) {
+    const auto &process = maps_.processes()[slot];
+    sums[server_of_(process)] += totals(process);
+  }
+  return sums;
 }
 
 } // namespace pgmemtrace

@@ -36,7 +36,11 @@ public:
   // kernel half looks, so names travel as addresses.
   using NameAt = std::function<std::string(pid_t, std::uint64_t address)>;
 
-  static Result<std::unique_ptr<KernelReader>> create(KernelMaps &maps, NameAt name_at);
+  // The postmaster of a process that has a slot, and may be gone; 0: no server that is known.
+  using ServerOf = std::function<pid_t(const pgmt_process &process)>;
+
+  static Result<std::unique_ptr<KernelReader>> create(KernelMaps &maps, NameAt name_at,
+                                                      ServerOf server_of);
   ~KernelReader();
 
   int poll_fd() const; // readable when events wait
@@ -67,11 +71,15 @@ public:
     std::uint64_t hits[PGMT_PROBES] = {};
     double run_seconds[PGMT_PROBES] = {}; // programs, from sampled runs
     double walk_seconds = 0;
+
+    Totals &operator+=(const Totals &other);
   };
   // Of one process; walk time is in `walk_seconds` only.
   static Totals totals(const pgmt_process &process);
-  // Over all processes, those that are gone included.
-  Totals totals() const;
+  // Over all processes, those that are gone included: by postmaster, 0 for whose is not known.
+  std::map<pid_t, Totals> totals() const;
+  // A server is gone, and with it what its processes did.
+  void forget_server(pid_t postmaster) { retired_.erase(postmaster); }
 
   std::size_t slots_used() const { return slots_.size(); }
   std::size_t contexts_used() const { return contexts_used_; }
@@ -82,7 +90,10 @@ private:
     std::optional<StatementPeak> peak;
   };
 
-  KernelReader(KernelMaps &maps, NameAt name_at) : maps_(maps), name_at_(std::move(name_at)) {}
+  KernelReader(KernelMaps &maps, NameAt name_at, ServerOf server_of)
+      : maps_(maps), name_at_(std::move(name_at)), server_of_(std::move(server_of))
+  {
+  }
   static int on_event(void *self, void *event, std::size_t size);
   void take(const pgmt_event_header &event, std::size_t size);
   void take_growth(const pgmt_growth_event &event);
@@ -98,13 +109,14 @@ private:
 
   KernelMaps &maps_;
   NameAt name_at_;
+  ServerOf server_of_;
   std::unique_ptr<ring_buffer, FreeRing> ring_;
   std::unordered_map<pid_t, std::uint32_t> slots_;
   std::unordered_map<pid_t, Pending> pending_;
   std::vector<pid_t> new_processes_;
-  std::vector<pid_t> exiting_;    // said so, and may not be gone yet
-  std::uint64_t losses_seen_ = 0; // losses_of_slots() at the last tidy()
-  Totals retired_;                // of processes that are gone
+  std::vector<pid_t> exiting_;      // said so, and may not be gone yet
+  std::uint64_t losses_seen_ = 0;   // losses_of_slots() at the last tidy()
+  std::map<pid_t, Totals> retired_; // of processes that are gone, by postmaster
   std::size_t contexts_used_ = 0;
 };
 

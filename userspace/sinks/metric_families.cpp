@@ -70,8 +70,6 @@ void Metrics::add_health(const Health &health, SeriesSet &out) const
       events_lost_.totals());
   add_labelled(counter("read_errors_total", "Reads of server memory that failed.", {"reason"}),
                read_errors_.totals());
-  add_labelled(counter("probe_hits_total", "Times a probe was hit.", {"probe"}),
-               probe_hits_.totals());
   add_labelled(counter("program_run_seconds_total",
                        "Time spent in the probes' programs; the cost of the traps comes on top.",
                        {"probe"}),
@@ -124,7 +122,12 @@ void Metrics::add_servers(const Snapshot &snapshot, SeriesSet &out) const
     wanted.add({instance}, static_cast<double>(server.wanted_level));
     overhead.add({instance}, server.overhead_ratio);
   }
+  Family hits = counter("probe_hits_total", "Times a probe was hit.", {"instance", "probe"});
+  for (const auto &[instance, by_probe] : probe_hits_)
+    for (const auto &[probe, count] : by_probe.totals())
+      hits.add({instance, probe}, count);
   out.add(std::move(about));
+  out.add(std::move(hits));
   out.add(std::move(level));
   out.add(std::move(wanted));
   out.add(std::move(overhead));

@@ -11,7 +11,7 @@
 namespace pgmemtrace {
 namespace {
 
-// Instances come and go with their servers; their counters stay.
+// Instances come and go with their servers; what was raised in them stays counted.
 constexpr std::size_t kMaxCountedInstances = 200;
 // Families of add_contexts(): each has a series per instance, backend type and name, and all
 // of them together may take half of the cap.
@@ -34,6 +34,7 @@ std::vector<prometheus::MetricFamily> Metrics::render(const Snapshot &snapshot,
 {
   update_names(snapshot, active);
   count_violations(snapshot, changes);
+  observe_hits(snapshot);
   observe_health(snapshot.health);
 
   // What the cap must not cost us comes first.
@@ -106,6 +107,13 @@ std::string Metrics::backend_type_label(const ProcessIdentity &process) const
 
 void Metrics::count_violations(const Snapshot &snapshot, std::span<const Violation> changes)
 {
+  std::erase_if(raised_, [this](const auto &entry) {
+    return entry.second == 0 && !names_.contains(std::get<0>(entry.first));
+  });
+  std::erase_if(counted_instances_, [this](const std::string &instance) {
+    const auto first = raised_.lower_bound({instance, "", ""});
+    return first == raised_.end() || std::get<0>(first->first) != instance;
+  });
   const auto instance_label = [this](const std::string &instance) -> std::string {
     if (!counted_instances_.contains(instance) && counted_instances_.size() < kMaxCountedInstances)
       counted_instances_.insert(instance);
@@ -126,10 +134,21 @@ void Metrics::count_violations(const Snapshot &snapshot, std::span<const Violati
   }
 }
 
+void Metrics::observe_hits(const Snapshot &snapshot)
+{
+  const std::string stray = known("");
+  std::erase_if(probe_hits_, [&](const auto &entry) {
+    return entry.first != stray && !names_.contains(entry.first);
+  });
+  for (const auto &[probe, hits] : snapshot.health.stray_hits)
+    probe_hits_[stray].observe(probe, number(hits));
+  for (const ServerStatus &server : snapshot.servers)
+    for (const auto &[probe, hits] : server.probe_hits)
+      probe_hits_[known(server.instance)].observe(probe, number(hits));
+}
+
 void Metrics::observe_health(const Health &health)
 {
-  for (const auto &[probe, hits] : health.probe_hits)
-    probe_hits_.observe(probe, number(hits));
   for (const auto &[probe, seconds] : health.program_run_seconds)
     run_seconds_.observe(probe, seconds);
   for (const auto &[reason, count] : health.events_lost)

@@ -64,6 +64,7 @@ private:
   void update_names(const Snapshot &snapshot, std::span<const Violation> active);
   std::string backend_type_label(const ProcessIdentity &process) const;
   void count_violations(const Snapshot &snapshot, std::span<const Violation> changes);
+  void observe_hits(const Snapshot &snapshot);
   void observe_health(const Health &health);
 
   void add_tool(const Snapshot &snapshot, SeriesSet &out) const;
@@ -78,7 +79,7 @@ private:
   std::map<std::string, Names> names_; // by instance
   std::map<ViolationLabels, std::uint64_t> raised_;
   std::set<std::string> counted_instances_;
-  MonotoneCounters probe_hits_;
+  std::map<std::string, MonotoneCounters> probe_hits_; // by instance, of those that are there
   MonotoneCounters run_seconds_;
   MonotoneCounters events_lost_;
   MonotoneCounters read_errors_;

@@ -161,10 +161,11 @@ struct ServerStatus {
   Level wanted_level = Level::sweep; // what the user asked for
   double overhead_ratio = 0;         // estimated cost of our probes / the server's CPU time
   double cpu_seconds = 0;            // of the server's processes in the last governor period
+  std::map<std::string, std::uint64_t> probe_hits; // by probe name, since the server was found
 };
 
 struct Health {
-  std::map<std::string, std::uint64_t> probe_hits;      // by probe name
+  std::map<std::string, std::uint64_t> stray_hits;      // by probe name: of no server that is known
   std::map<std::string, std::uint64_t> probes_attached; // by probe name: number of sites
   std::map<std::string, double> program_run_seconds;    // by probe name
   std::map<std::string, std::uint64_t> events_lost;     // by reason

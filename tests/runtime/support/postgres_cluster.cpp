@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -30,6 +31,9 @@ PostgresCluster::PostgresCluster(ClusterOptions options, User user, std::filesys
 
 Result<std::unique_ptr<PostgresCluster>> PostgresCluster::start(ClusterOptions options)
 {
+  // So that other builds can be put to the same tests.
+  if (const char *other = std::getenv("PGMEMTRACE_POSTGRES_BIN"); other && options.bin_dir.empty())
+    options.bin_dir = other;
   if (options.major == 0) {
     auto major = major_under_test();
     if (!major)
@@ -105,6 +109,7 @@ Result<> PostgresCluster::launch()
     return Error{"open the server's log", errno, {}};
   SpawnOptions spawn;
   spawn.root = options_.root;
+  spawn.namespaces = options_.namespaces;
   spawn.user = user_;
   spawn.out = log_fd;
   spawn.err = log_fd;

@@ -25,6 +25,7 @@ struct ClusterOptions {
   std::vector<std::string> initdb_args; // such as "--data-checksums"
   std::filesystem::path root = "/";     // the folder of another distribution, to be chrooted into
   std::filesystem::path bin_dir;        // seen from root; Debian's for that major if empty
+  int namespaces = 0;                   // CLONE_NEW* flags: the server's own (container.h)
 };
 
 class PostgresCluster final {

@@ -14,7 +14,9 @@
 #include <grp.h>
 #include <poll.h>
 #include <pwd.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -59,6 +61,13 @@ std::vector<std::string> merged_environment(const std::vector<std::string> &extr
   return result; // the first of two equal names wins in getenv()
 }
 
+// What a container's runtime does: the mount point becomes the root, and the old one goes.
+bool pivot_to(const char *root)
+{
+  return mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 && chdir(root) == 0 &&
+         syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0;
+}
+
 // Between fork and exec: async-signal-safe calls only.
 [[noreturn]] void become(const SpawnOptions &options, char *const *argv, char *const *env,
                          pid_t parent)
@@ -73,14 +82,18 @@ std::vector<std::string> merged_environment(const std::vector<std::string> &extr
     check(dup2(options.err, STDERR_FILENO) >= 0);
   int null = open("/dev/null", O_RDONLY);
   check(null >= 0 && dup2(null, STDIN_FILENO) >= 0);
-  if (options.root != "/")
+  if ((options.namespaces & CLONE_NEWNS) != 0)
+    check(pivot_to(options.root.c_str()));
+  else if (options.root != "/")
     check(chroot(options.root.c_str()) == 0);
   check(chdir(options.directory.c_str()) == 0);
   if (options.user)
     check(setgroups(0, nullptr) == 0 && setgid(options.user->gid) == 0 &&
           setuid(options.user->uid) == 0);
   // After setuid, which clears it.  The parent may have gone in between.
-  check(prctl(PR_SET_PDEATHSIG, options.dies_with_us) == 0 && getppid() == parent);
+  // From a pid namespace of its own it is not to be seen.
+  const pid_t seen = (options.namespaces & CLONE_NEWPID) != 0 ? 0 : parent;
+  check(prctl(PR_SET_PDEATHSIG, options.dies_with_us) == 0 && getppid() == seen);
   execvpe(argv[0], argv, env);
   _exit(kCannotExec);
 }
@@ -121,7 +134,9 @@ Result<ChildProcess> ChildProcess::spawn(const std::vector<std::string> &argv,
   auto argv_pointers = pointers(argv);
   auto env_pointers = pointers(environment);
   pid_t parent = getpid();
-  pid_t pid = fork();
+  // fork(), which knows no namespaces.
+  const auto flags = static_cast<unsigned long>(options.namespaces) | SIGCHLD;
+  const auto pid = static_cast<pid_t>(syscall(SYS_clone, flags, nullptr, nullptr, nullptr, 0UL));
   if (pid < 0)
     return Error{"fork for " + argv.front(), errno, {}};
   if (pid == 0)

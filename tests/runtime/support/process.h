@@ -27,6 +27,9 @@ Result<User> find_user(const std::string &name, const std::filesystem::path &roo
 
 struct SpawnOptions {
   std::filesystem::path root = "/"; // the child's root directory
+  // CLONE_NEW* flags: namespaces of its own.  With CLONE_NEWPID it is their first process; with
+  // CLONE_NEWNS `root` has to be a mount point, and becomes all it sees.
+  int namespaces = 0;
   std::filesystem::path directory = "/";
   std::optional<User> user;     // drops root for good
   std::vector<std::string> env; // "NAME=value", on top of our own environment

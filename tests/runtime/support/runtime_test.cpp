@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <iterator>
+#include <sstream>
 
 #include <unistd.h>
 
@@ -99,6 +100,20 @@ std::optional<double> metric(int port, const std::string &series)
   if (at == std::string::npos)
     return std::nullopt;
   return std::strtod(body.c_str() + at + series.size() + 2, nullptr);
+}
+
+double probe_hits(int port, const std::string &probe, const std::string &instance)
+{
+  std::istringstream body(http_get(port, "/metrics").body);
+  const std::string start = "pgmemtrace_probe_hits_total{instance=\"" + instance;
+  const std::string end = "\",probe=\"" + probe + "\"}";
+  double sum = 0;
+  for (std::string line; std::getline(body, line);) {
+    const auto name = line.substr(0, line.rfind(' '));
+    if (instance.empty() ? name.starts_with(start) && name.ends_with(end) : name == start + end)
+      sum += std::strtod(line.c_str() + name.size(), nullptr);
+  }
+  return sum;
 }
 
 namespace {

@@ -64,8 +64,11 @@ struct HttpResponse {
 HttpResponse http_get(int port, const std::string &path);
 
 // One sample of a daemon's metrics, nothing if it has no such series:
-//   metric(port, "pgmemtrace_probe_hits_total{probe=\"settle\"}")
+//   metric(port, "pgmemtrace_probe_attached{probe=\"settle\"}")
 std::optional<double> metric(int port, const std::string &series);
+
+// How often a probe was hit, in one server or in all that the daemon watches.
+double probe_hits(int port, const std::string &probe, const std::string &instance = {});
 
 // The ids of the uprobe links that live in the kernel on a file called `postgres`, whoever
 // holds them.  What was there before is no business of the test:
