@@ -71,6 +71,14 @@ enum pgmt_loss {
 	PGMT_LOSSES,
 };
 
+/* What a probed call does to a context's blocks. */
+enum pgmt_site_kind {
+	PGMT_SITE_GAIN,	  /* malloc for a context that is there: size in the first argument */
+	PGMT_SITE_CREATE, /* malloc for a context to be: size as above */
+	PGMT_SITE_RESIZE, /* realloc of a block: it and its new size in the first two arguments */
+	PGMT_SITE_RETURN, /* free of a block, or of a whole context */
+};
+
 /*
  * What the O(1) check remembers of one root context.  A first child that was replaced by
  * another one at the same address (aset.c recycles) goes unnoticed: nothing grew.

@@ -11,11 +11,24 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "attach/elf_file.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
+
+struct Move {
+  unsigned from = 0, to = 0;
+};
+
+// A word or a part of one at a fixed distance from the frame pointer.
+struct FrameAccess {
+  std::int64_t offset = 0; // from rbp
+  unsigned size = 0;       // bytes
+  bool writes = false;
+  std::optional<unsigned> reg; // what a plain move of 8 bytes takes it from or puts it into
+};
 
 struct Instruction {
   std::uint64_t address = 0;
@@ -25,7 +38,20 @@ struct Instruction {
   bool ends_path = false;              // jump, call, return, trap: what follows may not be reached
   std::optional<std::uint64_t> target; // of a direct jump or call
   unsigned arguments_written = 0;      // bit i: the register of argument i, or a part of it
+
+  // For those who follow values through a function; x86-64 alone.
+  enum class Flow : std::uint8_t { next, conditional, jump, call, end };
+  Flow flow = Flow::end;              // how the path goes on; `end`: it does not
+  unsigned registers_written = ~0U;   // bit i: general register i, or a part of it
+  std::optional<Move> move;           // of one whole general register to another
+  std::optional<FrameAccess> frame;
+  std::optional<std::uint64_t> names; // address that an operand relative to rip names
 };
+
+// Numbers of the general registers of x86-64: those of the machine's encoding.
+inline constexpr unsigned kRegisters = 16;
+inline constexpr unsigned kFramePointer = 5;
+std::string_view register_name(unsigned number); // "rax"
 
 class Disassembler {
 public:
