@@ -142,21 +142,19 @@ private:
 
   void add(const Function &function, const HeapCall &call, pgmt_site_kind kind)
   {
-    BlockSite site{.kind = kind,
-                   .type = function.type,
+    BlockSite site{.role = {.kind = kind, .type = function.type, .holder = std::nullopt},
                    .function = function.name,
                    .displacement = static_cast<std::uint32_t>(call.address - function.address),
                    .address = call.address,
-                   .instruction = call.instruction,
-                   .holder = std::nullopt};
+                   .instruction = call.instruction};
     if (const auto part = code_.bounds(call.address); part && part->address != function.address) {
       site.function += "'s helper";
       site.displacement = static_cast<std::uint32_t>(call.address - part->address);
     }
     if (kind == PGMT_SITE_CREATE)
-      site.holder = call.second;
+      site.role.holder = call.second;
     else if (takes_context(function))
-      site.holder = call.first;
+      site.role.holder = call.first;
     if (const char *reason = objection(site, call)) {
       out.unproven.push_back({fmt::format("{}+{:#x}", site.function, site.displacement), reason});
       return;
@@ -168,11 +166,11 @@ private:
 
   const char *objection(const BlockSite &site, const HeapCall &call) const
   {
-    if (site.kind == PGMT_SITE_CREATE && !site.holder)
+    if (site.role.kind == PGMT_SITE_CREATE && !site.role.holder)
       return "nothing is known to hold the name";
-    if (site.kind == PGMT_SITE_RESIZE && site.type != ContextType::alloc_set)
+    if (site.role.kind == PGMT_SITE_RESIZE && site.role.type != ContextType::alloc_set)
       return "blocks of this kind do not say how large they are";
-    if (!site.holder && (site.kind == PGMT_SITE_GAIN || !block_knows(site.type)))
+    if (!site.role.holder && (site.role.kind == PGMT_SITE_GAIN || !block_knows(site.role.type)))
       return "nothing is known to hold the context";
     if (!call.emulated) // some 30 us each: dearer than what it tells is worth
       return "the kernel would single-step it";
@@ -215,6 +213,44 @@ BlockSites find_block_sites(const Code &code, const Allocators &allocators)
   for (const Function &function : functions)
     finder.look_at(function);
   return std::move(finder.out);
+}
+
+pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout &layout)
+{
+  pgmt_site site{};
+  site.address = address;
+  site.kind = static_cast<std::uint8_t>(role.kind);
+  site.holder = PGMT_HOLDER_BLOCK;
+  if (role.holder && role.holder->reg) {
+    site.holder = static_cast<std::uint8_t>(*role.holder->reg);
+  } else if (role.holder) {
+    site.holder = PGMT_HOLDER_FRAME;
+    site.frame_offset = static_cast<std::int16_t>(role.holder->frame_offset);
+  }
+  const auto block = [&](std::uint32_t tag, std::uint32_t owner_at, pgmt_block_size from,
+                         std::uint32_t size_at) {
+    site.context_tag = tag;
+    site.owner_at = static_cast<std::uint16_t>(owner_at);
+    site.size_from = static_cast<std::uint8_t>(from);
+    site.size_at = static_cast<std::uint16_t>(size_at);
+  };
+  switch (role.type) {
+  case ContextType::alloc_set:
+    block(layout.tag.aset, layout.aset_block.aset, PGMT_SIZE_TO_END, layout.aset_block.endptr);
+    break;
+  case ContextType::generation:
+    block(layout.tag.generation, layout.generation_block.context, PGMT_SIZE_IN_BLOCK,
+          layout.generation_block.blksize);
+    break;
+  case ContextType::slab:
+    block(layout.tag.slab, layout.slab_block.slab, PGMT_SIZE_IN_CONTEXT, layout.slab.block_size);
+    break;
+  case ContextType::bump:
+    block(layout.tag.bump, kAbsent, PGMT_SIZE_TO_END, layout.bump_block.endptr);
+    break;
+  case ContextType::unknown: break;
+  }
+  return site;
 }
 
 Code code_of(const ElfFile &elf)

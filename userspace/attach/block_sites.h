@@ -19,20 +19,26 @@
 #include <pgmemtrace/abi.h>
 
 #include "attach/heap_calls.h"
+#include "attach/layout.h"
 #include "snapshot/snapshot.h"
 
 namespace pgmemtrace {
 
-struct BlockSite {
+// What a probe there is for.
+struct BlockRole {
   pgmt_site_kind kind = PGMT_SITE_GAIN;
   ContextType type = ContextType::unknown;
+  // Of the context; for PGMT_SITE_CREATE of its name.  None: the block tells.
+  std::optional<Holder> holder;
+};
+
+struct BlockSite {
+  BlockRole role;
   // "AllocSetAlloc", in 15 and older too; "AllocSetAlloc's helper" for code that it jumps to.
   std::string function;
   std::uint32_t displacement = 0; // from the start of that code
   std::uint64_t address = 0;      // of the call or jump
   std::string instruction;
-  // Of the context; for PGMT_SITE_CREATE of its name.  None: the block tells.
-  std::optional<Holder> holder;
 };
 
 struct UnprovenSite {
@@ -52,6 +58,9 @@ struct Allocators {
 };
 
 BlockSites find_block_sites(const Code &code, const Allocators &allocators);
+
+// As the kernel half takes it.
+pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout &layout);
 
 // Both from an executable.  They refer to it.
 Code code_of(const ElfFile &elf);

@@ -285,7 +285,8 @@ void read_slab(Layout &layout, const btf &types, std::string &missing)
   layout.slab.blocklist = slab.at("blocklist", kList, since_16);
   layout.slab.blocklists = slab.elements("blocklist");
   const Struct block(types, "SlabBlock", Need::required, missing);
-  layout.slab_block = {block.size(), block.at("node", kList), block.at("nfree", kInt)};
+  layout.slab_block = {block.size(), block.at("node", kList), block.at("nfree", kInt),
+                       block.at("slab", kPointer, since_16)};
 }
 
 void read_bump(Layout &layout, const btf &types, std::string &missing)

@@ -55,7 +55,7 @@ struct Layout {
         nblocks, freelist, emptyblocks, emptyblocks_count, blocklist, blocklists;
   } slab{};
   struct {
-    std::uint32_t size, node, nfree;
+    std::uint32_t size, node, nfree, slab; // `slab`: from 16
   } slab_block{};
   // Bump: from 17, else all kAbsent
   struct {

@@ -27,6 +27,7 @@ constexpr std::array<Target, PGMT_PROBES> kTargets{{
     {PGMT_PROBE_SETTLE, "settle", Level::request, "ReadyForQuery", 0},
     {PGMT_PROBE_XACT, "xact", Level::request, "AtEOXact_Snapshot", 0b01}, // isCommit
     {PGMT_PROBE_EXIT, "exit", Level::request, "proc_exit", 0b01},         // code
+    {PGMT_PROBE_BLOCK, "block", Level::block, nullptr, 0}, // calls: add_block_sites()
 }};
 
 // Larger than any function of PostgreSQL; a hostile file may claim anything.
@@ -109,8 +110,40 @@ std::optional<std::string> add_site(const ElfFile &elf, const Candidate &candida
                         .displacement = placement->displacement,
                         .instruction = placement->instruction,
                         .emulated = placement->emulated,
-                        .callers = callers});
+                        .callers = callers,
+                        .block = std::nullopt});
   return std::nullopt;
+}
+
+void add_block_sites(const ElfFile &elf, Plan &plan)
+{
+  const auto refuse = [&](std::string function, std::string reason) {
+    plan.unplaced.push_back({PGMT_PROBE_BLOCK, std::move(function), std::move(reason)});
+  };
+  auto found = find_block_sites(code_of(elf), allocators_of(elf));
+  std::size_t placed = 0;
+  for (auto &site : found.sites) {
+    const auto file_offset = elf.file_offset(site.address);
+    if (!file_offset || placed == PGMT_SITES) {
+      refuse(site.function, file_offset ? "more sites than the kernel half takes"
+                                        : "not in the file");
+      continue;
+    }
+    ++placed;
+    plan.sites.push_back({.probe = PGMT_PROBE_BLOCK,
+                          .function = std::move(site.function),
+                          .address = site.address,
+                          .file_offset = *file_offset,
+                          .displacement = site.displacement,
+                          .instruction = std::move(site.instruction),
+                          .emulated = true,
+                          .callers = 0,
+                          .block = site.role});
+  }
+  for (auto &unproven : found.unproven)
+    refuse(std::move(unproven.function), std::move(unproven.reason));
+  if (found.sites.empty() && found.unproven.empty())
+    refuse("the allocators", "no such symbols");
 }
 
 // Tells a direct call or jump by its bytes alone.  Every offset is tried on x86-64: decoding
@@ -205,6 +238,8 @@ Plan plan_probes(const ElfFile &elf)
   Plan plan;
   std::vector<Candidate> candidates;
   for (const Target &target : kTargets) {
+    if (target.function == nullptr)
+      continue;
     if (auto symbol = elf.function(target.function))
       candidates.push_back({&target, with_size(elf, *symbol)});
     else
@@ -225,6 +260,7 @@ Plan plan_probes(const ElfFile &elf)
     if (auto reason = add_site(elf, candidates[i], callers[i], plan))
       plan.unplaced.push_back(
           {candidates[i].target->probe, candidates[i].target->function, *reason});
+  add_block_sites(elf, plan);
   return plan;
 }
 

@@ -8,11 +8,13 @@
 //   - that a call reaches once: no branch leads back between the entry and it (direct
 //     branches are checked; a jump table leads to labels behind the first branch);
 //   - before which no argument register that the program reads is written.
-// If there is none, it goes on the entry, and is marked as dear.  What the kernel emulates:
+// If there is none, it goes on the entry, and is marked as dear.  The probes of level block are
+// no functions but calls: attach/block_sites.h.  What the kernel emulates:
 // instruction.cpp.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +22,7 @@
 
 #include <pgmemtrace/abi.h>
 
+#include "attach/block_sites.h"
 #include "attach/elf_file.h"
 #include "snapshot/snapshot.h"
 #include "util/result.h"
@@ -34,7 +37,9 @@ struct ProbeSite {
   std::uint32_t displacement = 0; // from the function's entry
   std::string instruction;        // "push rbp"
   bool emulated = false;          // false: the kernel single-steps it, dear
-  unsigned callers = 0; // direct call and jmp sites outside the function; by pointer not counted
+  // Direct call and jmp sites outside the function; by pointer not counted.  0: it is one itself.
+  unsigned callers = 0;
+  std::optional<BlockRole> block; // PGMT_PROBE_BLOCK alone
 };
 
 // A probe that cannot be placed, and why: shown by doctor, counted as a loss of coverage.
@@ -49,9 +54,10 @@ struct Plan {
   std::vector<UnplacedProbe> unplaced;
 };
 
-// Level at which a probe is first used: request for settle, xact and exit, statement for the rest.
+// Level at which a probe is first used: request for settle, xact and exit, block for block,
+// statement for the rest.
 Level level_of(pgmt_probe probe);
-std::string_view name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit"
+std::string_view name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "block"
 
 Plan plan_probes(const ElfFile &elf);
 
