@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "snapshot/snapshot.h"
+#include "symbols/frame.h"
 
 namespace pgmemtrace {
 
@@ -39,8 +40,10 @@ struct Violation {
   std::uint64_t occurrences = 0; // contexts, statements or points it was seen at
   std::optional<std::uint64_t> query_id;
   std::string query;  // first 1,024 bytes
-  std::string stack;  // level block and above
-  std::string module; // the .so that asked, when known
+  // Level block and above.  Rules name the stack; whoever knows the process says what it is.
+  std::uint64_t stack_id = 0;
+  std::vector<Frame> stack; // innermost first
+  std::string module;       // that asked: module_of()
   std::string detail; // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
   std::string advice; // one sentence from the knowledge table
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <utility>
 
 namespace pgmemtrace {
@@ -108,6 +109,7 @@ void ProcessHistory::push(const ProcessSnapshot &snapshot)
     drop_stale_groups();
   const std::vector<Sum> sums = sum_by_group(snapshot);
   add_points(snapshot, sums);
+  note_stacks(snapshot.block_growth);
   add_outside(snapshot);
   merge_queries(snapshot.activity);
   note_statement(snapshot);
@@ -253,6 +255,35 @@ void ProcessHistory::add_outside(const ProcessSnapshot &snapshot)
   // Without the sum over all contexts there is nothing to subtract.
   if (snapshot.complete && snapshot.private_bytes > 0)
     append(outside_, {now_, snapshot.private_bytes, total, context_high_}, limits_.points);
+}
+
+// Contexts are told by address and name: what was known of an earlier one at the same address is
+// another's.  Those that were made have no address yet, and often move to another parent: their
+// name is all there is.
+void ProcessHistory::note_stacks(std::span<const BlockGrowth> growth)
+{
+  using PerStack = std::map<std::uint64_t, std::uint64_t>;
+  std::map<std::uint32_t, PerStack> grown; // by group
+  std::map<std::string_view, PerStack> made;
+  for (const BlockGrowth &g : growth) {
+    if (g.stack == 0)
+      continue;
+    if (g.context == 0) {
+      made[g.name][g.stack] += g.blocks;
+      continue;
+    }
+    const auto seen = std::ranges::lower_bound(seen_, g.context, {}, &Seen::address);
+    if (seen != seen_.end() && seen->address == g.context)
+      grown[seen->group][g.stack] += g.bytes;
+  }
+  const auto most = [](const PerStack &stacks) {
+    return std::ranges::max_element(stacks, {}, &PerStack::value_type::second)->first;
+  };
+  for (const auto &[group, stacks] : grown)
+    groups_[group].grown_by = most(stacks);
+  for (ContextGroup &group : groups_)
+    if (const auto stacks = made.find(group.name); stacks != made.end())
+      group.made_by = most(stacks->second);
 }
 
 void ProcessHistory::merge_queries(const Activity &activity)
