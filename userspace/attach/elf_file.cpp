@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/text.h"
+
 namespace pgmemtrace {
 
 namespace {
@@ -25,7 +27,8 @@ constexpr std::size_t kMaxString = 4096;
 // A debug build of PostgreSQL has some 60 MB; anybody can run anything.
 constexpr std::uint64_t kMaxFile = 1ull << 30;
 constexpr std::uint64_t kMaxSegment = 64ull << 20; // or section
-constexpr std::size_t kMaxEntries = 1 << 20;       // of a symbol table, of .eh_frame
+constexpr std::uint64_t kPage = 4096;
+constexpr std::size_t kMaxEntries = 1 << 20; // of a symbol table, of .eh_frame
 
 class File {
 public:
@@ -168,9 +171,12 @@ struct ElfFile::Impl {
   bool functions_built = false;
 
   Result<> read_headers(const std::string &path);
+  Result<> read_segments(const std::string &path);
   Elf_Scn *section(std::string_view name) const;
   Elf_Scn *section_of_type(std::uint32_t type) const;
   std::string_view strings(std::size_t index) const;
+  bool load_symbols(SymbolTable &table, std::uint32_t section_type) const;
+  template <typename Use> void each_symbol(const SymbolTable &table, Use use) const;
   const SymbolTable &built(SymbolTable &table, std::uint32_t section_type);
   std::string_view name_of(const SymbolTable &table, const GElf_Sym &symbol) const;
   std::optional<Symbol> find(const SymbolTable &table, std::string_view name,
@@ -194,7 +200,12 @@ Result<> ElfFile::Impl::read_headers(const std::string &path)
   if (!elf || elf_kind(elf.get()) != ELF_K_ELF || gelf_getclass(elf.get()) != ELFCLASS64 ||
       gelf_getehdr(elf.get(), &header) == nullptr || header.e_ident[EI_DATA] != ELFDATA2LSB)
     return not_elf;
+  return Ok{};
+}
 
+Result<> ElfFile::Impl::read_segments(const std::string &path)
+{
+  const Error not_elf{"read " + path + ": not an ELF executable", 0, {}};
   std::size_t count = 0;
   if (elf_getphdrnum(elf.get(), &count) != 0)
     return not_elf;
@@ -264,33 +275,44 @@ std::string_view ElfFile::Impl::name_of(const SymbolTable &table, const GElf_Sym
   return rest.substr(0, rest.find('\0'));
 }
 
-const ElfFile::Impl::SymbolTable &ElfFile::Impl::built(SymbolTable &table,
-                                                       std::uint32_t section_type)
+bool ElfFile::Impl::load_symbols(SymbolTable &table, std::uint32_t section_type) const
 {
-  if (std::exchange(table.built, true))
-    return table;
   Elf_Scn *scn = section_of_type(section_type);
   GElf_Shdr shdr;
   if (scn == nullptr || gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_size > kMaxSegment)
-    return table;
+    return false;
   table.data = elf_getdata(scn, nullptr);
   table.strings = strings(shdr.sh_link);
-  if (table.data == nullptr || table.data->d_type != ELF_T_SYM)
-    return table;
+  return table.data != nullptr && table.data->d_type == ELF_T_SYM;
+}
+
+// use(index, symbol, name) for each symbol that the file itself has.
+template <typename Use> void ElfFile::Impl::each_symbol(const SymbolTable &table, Use use) const
+{
   const std::size_t count = std::min(table.data->d_size / sizeof(Elf64_Sym), kMaxEntries);
   for (std::size_t i = 1; i < count; ++i) {
     GElf_Sym symbol;
     if (gelf_getsym(table.data, static_cast<int>(i), &symbol) == nullptr)
       break;
-    const auto type = GELF_ST_TYPE(symbol.st_info);
-    if (symbol.st_shndx == SHN_UNDEF || (type != STT_FUNC && type != STT_OBJECT))
+    if (symbol.st_shndx == SHN_UNDEF)
       continue;
     const auto name = name_of(table, symbol);
-    if (name.empty() || name.size() > kMaxString)
-      continue;
-    table.names.push_back({static_cast<std::uint32_t>(std::hash<std::string_view>{}(name)),
-                           static_cast<std::uint32_t>(i)});
+    if (!name.empty() && name.size() <= kMaxString)
+      use(static_cast<std::uint32_t>(i), symbol, name);
   }
+}
+
+const ElfFile::Impl::SymbolTable &ElfFile::Impl::built(SymbolTable &table,
+                                                       std::uint32_t section_type)
+{
+  if (std::exchange(table.built, true) || !load_symbols(table, section_type))
+    return table;
+  each_symbol(table, [&](std::uint32_t index, const GElf_Sym &symbol, std::string_view name) {
+    const auto type = GELF_ST_TYPE(symbol.st_info);
+    if (type == STT_FUNC || type == STT_OBJECT)
+      table.names.push_back(
+          {static_cast<std::uint32_t>(std::hash<std::string_view>{}(name)), index});
+  });
   std::sort(table.names.begin(), table.names.end());
   table.names.shrink_to_fit();
   return table;
@@ -434,6 +456,15 @@ ElfFile::~ElfFile() = default;
 
 Result<ElfFile> ElfFile::open(const std::string &path)
 {
+  auto file = open_debug_file(path);
+  if (file)
+    if (auto read = file->impl_->read_segments(path); !read)
+      return read.error();
+  return file;
+}
+
+Result<ElfFile> ElfFile::open_debug_file(const std::string &path)
+{
   elf_version(EV_CURRENT);
   auto file = File::open(path);
   if (!file)
@@ -459,13 +490,9 @@ std::string ElfFile::build_id() const
 {
   const void *bytes = nullptr;
   const ssize_t size = dwelf_elf_gnu_build_id(impl_->elf.get(), &bytes);
-  std::string hex;
-  for (ssize_t i = 0; i < size && i < 64; ++i) {
-    const unsigned byte = static_cast<const std::uint8_t *>(bytes)[i];
-    hex += "0123456789abcdef"[byte >> 4];
-    hex += "0123456789abcdef"[byte & 15];
-  }
-  return hex;
+  if (size <= 0 || size > 64)
+    return {};
+  return hex({static_cast<const std::byte *>(bytes), static_cast<std::size_t>(size)});
 }
 
 std::optional<ElfFile::Symbol> ElfFile::function(std::string_view name) const
@@ -476,6 +503,21 @@ std::optional<ElfFile::Symbol> ElfFile::function(std::string_view name) const
 std::optional<ElfFile::Symbol> ElfFile::object(std::string_view name) const
 {
   return impl_->find(name, STT_OBJECT);
+}
+
+std::vector<ElfFile::NamedFunction> ElfFile::functions() const
+{
+  std::vector<NamedFunction> found;
+  Impl::SymbolTable table;
+  if (!impl_->load_symbols(table, SHT_SYMTAB) && !impl_->load_symbols(table, SHT_DYNSYM))
+    return found;
+  impl_->each_symbol(table, [&](std::uint32_t, const GElf_Sym &symbol, std::string_view name) {
+    const auto type = GELF_ST_TYPE(symbol.st_info);
+    if ((type == STT_FUNC || type == STT_GNU_IFUNC) && symbol.st_shndx != SHN_ABS)
+      found.push_back(
+          {{symbol.st_value, symbol.st_size}, name, GELF_ST_BIND(symbol.st_info) != STB_LOCAL});
+  });
+  return found;
 }
 
 std::optional<ElfFile::Symbol> ElfFile::bounds(std::uint64_t address) const
@@ -557,6 +599,17 @@ std::optional<std::uint64_t> ElfFile::file_offset(std::uint64_t address) const
   return std::nullopt;
 }
 
+std::optional<std::uint64_t> ElfFile::link_address(std::uint64_t file_offset) const
+{
+  for (const auto &load : impl_->loads) {
+    const std::uint64_t before = std::min(load.address, load.offset) & (kPage - 1);
+    if ((load.flags & PF_X) != 0 && file_offset >= load.offset - before &&
+        file_offset - (load.offset - before) < load.size + before)
+      return load.address - before + (file_offset - (load.offset - before));
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> ElfFile::find_string(std::string_view prefix) const
 {
   for (const auto &load : impl_->loads)
@@ -583,6 +636,8 @@ bool ElfFile::exports_function_at(std::uint64_t address) const
 }
 
 std::uint64_t ElfFile::entry_address() const { return impl_->header.e_entry; }
+
+::Elf *ElfFile::handle() const { return impl_->elf.get(); }
 
 void ElfFile::drop_bytes() const
 {

@@ -19,6 +19,8 @@
 
 #include "util/result.h"
 
+struct Elf;
+
 namespace pgmemtrace {
 
 class ElfFile {
@@ -29,7 +31,17 @@ public:
   };
   enum class Machine { x86_64, aarch64, other };
 
+  // A function that the file itself has; the name lives as long as the ElfFile.
+  struct NamedFunction {
+    Symbol symbol; // size 0: its author gave none
+    std::string_view name;
+    bool global = false;
+  };
+
   static Result<ElfFile> open(const std::string &path);
+  // A separate debug file.  Its program headers are those of the stripped file, whose bytes it
+  // does not have: nothing that asks for bytes or file offsets has an answer here.
+  static Result<ElfFile> open_debug_file(const std::string &path);
   ElfFile(ElfFile &&) noexcept;
   ElfFile &operator=(ElfFile &&) noexcept;
   ~ElfFile();
@@ -38,6 +50,7 @@ public:
   std::string build_id() const;                                // hex; empty if there is none
   std::optional<Symbol> function(std::string_view name) const; // .dynsym, then .symtab
   std::optional<Symbol> object(std::string_view name) const;
+  std::vector<NamedFunction> functions() const; // of .symtab, or of .dynsym where that is stripped
   // Start and size of the function that covers an address, by .eh_frame.
   std::optional<Symbol> bounds(std::uint64_t address) const;
   // Bytes at a link-time address, cut at the end of the segment.  Valid until drop_bytes().
@@ -55,6 +68,8 @@ public:
   std::vector<Segment> executable_segments() const;
   // Where a link-time address lies in the file (what uprobes take), nullopt outside PT_LOADs.
   std::optional<std::uint64_t> file_offset(std::uint64_t address) const;
+  // The inverse for executable code, also on the part of a page that only a mapping shows.
+  std::optional<std::uint64_t> link_address(std::uint64_t file_offset) const;
   // First string in a read-only segment that starts with `prefix` ("PostgreSQL 15").
   std::optional<std::string> find_string(std::string_view prefix) const;
   // In .dynsym alone: cheap, also on a large executable of somebody else.
@@ -62,6 +77,8 @@ public:
   // Does a function in .dynsym begin there?
   bool exports_function_at(std::uint64_t address) const;
   std::uint64_t entry_address() const; // link-time; AT_ENTRY of a process minus this: load bias
+  // For libdw, and for what is asked for in one place only.  Ours; reads with pread.
+  ::Elf *handle() const;
   // Frees the segments that were read; all spans that were handed out end here.
   void drop_bytes() const;
 

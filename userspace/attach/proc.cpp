@@ -213,14 +213,19 @@ std::optional<std::string> Proc::exe(pid_t pid) const { return read_link(path(pi
 
 std::optional<std::string> Proc::cwd(pid_t pid) const { return read_link(path(pid, "cwd")); }
 
+Proc::File Proc::file(const struct ::stat &st)
+{
+  return {st.st_dev, st.st_ino, static_cast<std::uint64_t>(st.st_size),
+          st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec};
+}
+
 Result<Proc::File> Proc::executable(pid_t pid) const
 {
   struct stat st {};
   const auto link = path(pid, "exe");
   if (::stat(link.c_str(), &st) != 0)
     return Error{"look at " + link.string(), errno, {}};
-  return File{st.st_dev, st.st_ino, static_cast<std::uint64_t>(st.st_size),
-              st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec};
+  return file(st);
 }
 
 std::optional<std::vector<pid_t>> Proc::children(pid_t pid) const
@@ -273,6 +278,13 @@ std::optional<std::string> Proc::setting(std::string_view name) const
   while (text && !text->empty() && text->back() == '\n')
     text->pop_back();
   return text;
+}
+
+bool jit_loaded(const std::vector<Proc::Mapping> &mappings)
+{
+  return std::ranges::any_of(mappings, [](const Proc::Mapping &mapping) {
+    return mapping.path.find("llvmjit") != std::string::npos;
+  });
 }
 
 } // namespace pgmemtrace

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "util/result.h"
@@ -52,8 +53,9 @@ public:
   std::optional<std::vector<Mapping>> maps(pid_t pid) const;
   std::optional<pid_t> namespace_pid(pid_t pid) const; // last value of NSpid
   std::optional<std::string> exe(pid_t pid) const;     // readlink, " (deleted)" kept
-  Result<File> executable(pid_t pid) const;            // ENOENT: gone, or a kernel thread; EACCES
-  std::optional<std::string> cwd(pid_t pid) const;     // readlink
+  static File file(const struct ::stat &st);
+  Result<File> executable(pid_t pid) const;        // ENOENT: gone, or a kernel thread; EACCES
+  std::optional<std::string> cwd(pid_t pid) const; // readlink
   // What the process's only thread forked and has not waited for; nullopt if the kernel
   // does not say (CONFIG_PROC_CHILDREN).
   std::optional<std::vector<pid_t>> children(pid_t pid) const;
@@ -69,5 +71,8 @@ public:
 private:
   std::filesystem::path root_;
 };
+
+// Is PostgreSQL's JIT provider among them?
+bool jit_loaded(const std::vector<Proc::Mapping> &mappings);
 
 } // namespace pgmemtrace

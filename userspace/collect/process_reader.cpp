@@ -165,9 +165,7 @@ void ProcessReader::look_for_jit(std::uint64_t private_bytes)
     return;
   looked_for_jit_ = true;
   private_bytes_then_ = private_bytes;
-  jit_loaded_ = std::ranges::any_of(*maps, [](const Proc::Mapping &mapping) {
-    return mapping.path.find("llvmjit") != std::string::npos;
-  });
+  jit_loaded_ = jit_loaded(*maps);
 }
 
 void read_process(const ServerProcess &process, const Proc &proc, ProcessSnapshot &snapshot,

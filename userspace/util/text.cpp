@@ -92,6 +92,16 @@ std::string one_line(std::string_view text, std::size_t max_bytes)
   return out;
 }
 
+std::string hex(std::span<const std::byte> bytes)
+{
+  std::string digits;
+  for (const std::byte byte : bytes) {
+    digits += "0123456789abcdef"[std::to_integer<unsigned>(byte) >> 4];
+    digits += "0123456789abcdef"[std::to_integer<unsigned>(byte) & 15];
+  }
+  return digits;
+}
+
 std::string human_bytes(std::uint64_t bytes)
 {
   static constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -5,7 +5,9 @@
 // byte, and must neither break a JSON line nor move the cursor of a terminal.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -18,6 +20,9 @@ std::string valid_utf8(std::string_view text, std::size_t max_bytes = std::strin
 // For a terminal or a label: valid UTF-8, every run of white space and control characters
 // one blank, none at the ends; "..." after `max_bytes`.
 std::string one_line(std::string_view text, std::size_t max_bytes = std::string_view::npos);
+
+// "0fa3": lower case, as tools print build-ids.
+std::string hex(std::span<const std::byte> bytes);
 
 // "512 B", "1.2 MiB", "340 MiB": three digits at most.
 std::string human_bytes(std::uint64_t bytes);

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// symbolizer.cpp - whose mappings an address is looked up in, and when they are read.
+#include "symbols/symbolizer.h"
+
+#include <algorithm>
+
+#include "util/foreign_memory.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+unsigned bytes_back(Symbolizer::Kind kind)
+{
+  return kind == Symbolizer::Kind::return_address ? 1 : 0;
+}
+
+} // namespace
+
+Symbolizer::Symbolizer(Options options)
+    : options_(std::move(options)), modules_(options_.proc, options_.modules, options_.debug_files)
+{
+}
+
+// Null if the process is gone, or its pid is another's by now.
+std::shared_ptr<Symbolizer::Layout> Symbolizer::read(ProcessId process,
+                                                     const std::shared_ptr<Layout> &relative) const
+{
+  const auto mappings = options_.proc.maps(process.pid);
+  if (!mappings || mappings->empty()) // a zombie has none
+    return nullptr;
+  ForeignMemory memory(process.pid);
+  auto maps = read_process_maps(*mappings, memory, relative ? &relative->maps : nullptr);
+  const auto stat = options_.proc.stat(process.pid);
+  if (!stat || stat->start != process.start)
+    return nullptr;
+  if (relative && relative->maps == maps)
+    return relative;
+  auto layout = std::make_shared<Layout>();
+  layout->files.resize(maps.modules.size());
+  layout->maps = std::move(maps);
+  return layout;
+}
+
+Symbolizer::Known &Symbolizer::known(ProcessId process, const std::shared_ptr<Layout> &relative)
+{
+  auto found = processes_.find(process);
+  if (found == processes_.end()) {
+    if (processes_.size() >= std::max<std::size_t>(options_.processes, 1))
+      processes_.erase(std::ranges::min_element(
+          processes_, {}, [](const auto &entry) { return entry.second.used; }));
+    auto layout = read(process, relative);
+    found = processes_.emplace(process, Known{std::move(layout), options_.clock(), 0}).first;
+  }
+  found->second.used = ++uses_;
+  return found->second;
+}
+
+std::shared_ptr<Symbolizer::Layout> Symbolizer::layout_of_postmaster(const Target &target)
+{
+  return target.postmaster.pid == 0 ? nullptr : known(target.postmaster, nullptr).layout;
+}
+
+void Symbolizer::remember(const Target &target)
+{
+  known(target.process, layout_of_postmaster(target));
+}
+
+void Symbolizer::forget(ProcessId process) { processes_.erase(process); }
+
+Symbolizer::Place Symbolizer::place_in(ProcessId process, const std::shared_ptr<Layout> &relative,
+                                       std::uint64_t address)
+{
+  Known &entry = known(process, relative);
+  const auto region_of = [&] {
+    return entry.layout ? entry.layout->maps.region(address) : nullptr;
+  };
+  const auto *region = region_of();
+  const auto now = options_.clock();
+  if (region == nullptr && now - entry.read_at >= options_.reread_after_ns) {
+    entry.read_at = now;
+    // What was known of a process that is gone stays.
+    if (auto layout = read(process, entry.layout ? entry.layout : relative))
+      entry.layout = std::move(layout);
+    region = region_of();
+  }
+  return {entry.layout, region};
+}
+
+Symbolizer::Place Symbolizer::place(const Target &target, std::uint64_t address)
+{
+  const auto relative = layout_of_postmaster(target);
+  auto found = place_in(target.process, relative, address);
+  // A process that was never seen alive had at least what its postmaster has.
+  if (found.layout == nullptr && target.postmaster.pid != 0)
+    found = place_in(target.postmaster, nullptr, address);
+  return found;
+}
+
+// The byte that is looked up decides where: a call may be the last of its mapping, too.
+CodeAddress Symbolizer::locate(const Place &place, std::uint64_t address, Kind kind)
+{
+  const auto back = bytes_back(kind);
+  if (place.region == nullptr)
+    return {kUnmapped, {}, address};
+  CodeAddress code = place.layout->maps.locate(address - back);
+  code.offset += back;
+  return code;
+}
+
+CodeAddress Symbolizer::locate(const Target &target, std::uint64_t address, Kind kind)
+{
+  return locate(place(target, address - bytes_back(kind)), address, kind);
+}
+
+std::shared_ptr<Module> Symbolizer::module_at(const Target &target, const Place &place)
+{
+  if (place.region == nullptr)
+    return nullptr;
+  const ProcessMaps &maps = place.layout->maps;
+  auto &file = place.layout->files[place.region->module];
+  if (file)
+    if (auto module = modules_.again(*file))
+      return module;
+  auto opened = modules_.of_process(target.process.pid, maps, *place.region);
+  if (!opened && target.postmaster.pid != 0)
+    opened = modules_.of_process(target.postmaster.pid, maps, *place.region);
+  if (!opened)
+    opened = modules_.of_recording(maps.locate(place.region->start));
+  if (!opened)
+    return nullptr;
+  file = opened->file;
+  return opened->module;
+}
+
+std::vector<Frame> Symbolizer::frames(const Target &target, std::uint64_t address, Kind kind)
+{
+  const auto found = place(target, address - bytes_back(kind));
+  const auto code = locate(found, address, kind);
+  if (const auto module = module_at(target, found))
+    return module->frames(code, bytes_back(kind));
+  return {{.code = code, .offset = code.offset}};
+}
+
+std::vector<Frame> Symbolizer::frames(const CodeAddress &code, Kind kind)
+{
+  if (const auto opened = modules_.of_recording(code))
+    return opened->module->frames(code, bytes_back(kind));
+  return {{.code = code, .offset = code.offset}};
+}
+
+UnwoundStack Symbolizer::unwind(const Target &target, const StackRegisters &registers,
+                                std::span<const std::byte> stack)
+{
+  const auto find_rules = [&](std::uint64_t address) -> std::optional<UnwindRules> {
+    const auto found = place(target, address);
+    if (found.region == nullptr)
+      return std::nullopt;
+    const auto module = module_at(target, found);
+    const auto linked =
+        module ? module->link_address(found.layout->maps.locate(address).offset) : std::nullopt;
+    if (!linked)
+      return UnwindRules{};
+    return UnwindRules{module->unwind_rules(), address - *linked};
+  };
+  return pgmemtrace::unwind(registers, stack, find_rules);
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// symbolizer.h - from an address of a process to the functions that it lies in.
+//
+//   process's address --ProcessMaps--> CodeAddress (to be recorded) --Module--> frames (to be
+//   shown)
+//
+// Mappings are read once per process and again when an address is in none of them: extensions are
+// loaded late.  A process that is gone is read as its postmaster: its processes are forks and share
+// its mappings.  One thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "attach/proc.h"
+#include "snapshot/snapshot.h"
+#include "symbols/frame.h"
+#include "symbols/module_cache.h"
+#include "symbols/process_maps.h"
+#include "symbols/unwinder.h"
+#include "util/clock.h"
+
+namespace pgmemtrace {
+
+class Symbolizer {
+public:
+  struct Options {
+    Proc proc;
+    ModuleCache::Limits modules;
+    DebugFilePlaces debug_files;
+    std::size_t processes = 4096;                  // whose mappings are remembered
+    std::uint64_t reread_after_ns = 1'000'000'000; // at the earliest, for the same process
+    std::function<std::uint64_t()> clock = monotonic_ns;
+  };
+  struct Target {
+    ProcessId process;
+    ProcessId postmaster; // whose fork it is; pid 0: unknown
+  };
+  // Addresses above the first of a stack are those where calls return to.
+  enum class Kind : std::uint8_t { instruction, return_address };
+
+  explicit Symbolizer(Options options);
+
+  // Reads the mappings now, to know them when the process is gone.
+  void remember(const Target &target);
+  void forget(ProcessId process);
+
+  CodeAddress locate(const Target &target, std::uint64_t address, Kind kind);
+
+  // Innermost first; at least one.
+  std::vector<Frame> frames(const Target &target, std::uint64_t address, Kind kind);
+  // Of a recording, perhaps from another machine: by the file of the same build-id here.
+  std::vector<Frame> frames(const CodeAddress &code, Kind kind);
+
+  // `stack`: a copy of the process's memory from registers.sp upward.
+  UnwoundStack unwind(const Target &target, const StackRegisters &registers,
+                      std::span<const std::byte> stack);
+
+private:
+  // Shared by processes that are forks of one another.
+  struct Layout {
+    ProcessMaps maps;
+    std::vector<std::optional<Proc::File>> files; // what each module's file turned out to be
+  };
+  struct Known {
+    std::shared_ptr<Layout> layout; // null: it was gone already
+    std::uint64_t read_at = 0, used = 0;
+  };
+  struct Place {
+    std::shared_ptr<Layout> layout;
+    const ProcessMaps::Region *region = nullptr; // null: no code there
+  };
+
+  static CodeAddress locate(const Place &place, std::uint64_t address, Kind kind);
+  Place place(const Target &target, std::uint64_t address);
+  Place place_in(ProcessId process, const std::shared_ptr<Layout> &relative, std::uint64_t address);
+  std::shared_ptr<Layout> layout_of_postmaster(const Target &target);
+  std::shared_ptr<Layout> read(ProcessId process, const std::shared_ptr<Layout> &relative) const;
+  Known &known(ProcessId process, const std::shared_ptr<Layout> &relative);
+  std::shared_ptr<Module> module_at(const Target &target, const Place &place);
+
+  Options options_;
+  ModuleCache modules_;
+  std::map<ProcessId, Known> processes_;
+  std::uint64_t uses_ = 0;
+};
+
+} // namespace pgmemtrace
