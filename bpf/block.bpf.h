@@ -13,28 +13,13 @@
  * Stacks are walked by frame pointers, only where a context outgrows its earlier peak.
  */
 
-static __always_inline __u64 register_of(struct pt_regs *ctx, __u32 number)
+/* A direct access to the context would have to be at a constant offset. */
+static __always_inline __u64 register_of(struct pt_regs *ctx, __u32 place)
 {
-#if defined(__TARGET_ARCH_x86)
-	switch (number) {
-	case 0: return ctx->rax;
-	case 1: return ctx->rcx;
-	case 2: return ctx->rdx;
-	case 3: return ctx->rbx;
-	case 5: return ctx->rbp;
-	case 6: return ctx->rsi;
-	case 7: return ctx->rdi;
-	case 8: return ctx->r8;
-	case 9: return ctx->r9;
-	case 10: return ctx->r10;
-	case 11: return ctx->r11;
-	case 12: return ctx->r12;
-	case 13: return ctx->r13;
-	case 14: return ctx->r14;
-	case 15: return ctx->r15;
-	}
-#endif
-	return 0;
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)ctx + (place & 31) * sizeof(value));
+	return value;
 }
 
 /* What the planner proved to be there; the block, where it tells, lies in scratch. */
@@ -96,8 +81,7 @@ static __always_inline __u64 hash_of(const struct pgmt_stack *stack)
 static __always_inline void capture_stack(struct pt_regs *ctx, struct pgmt_process *p)
 {
 	struct pgmt_stack_key *key = &p->growth_key.stack;
-	long size =
-		bpf_get_stack(ctx, p->stack.ip, sizeof(p->stack.ip), BPF_F_USER_STACK);
+	long size = bpf_get_stack(ctx, p->stack.ip, sizeof(p->stack.ip), BPF_F_USER_STACK);
 
 	key->tgid = p->tgid;
 	key->hash = 0;
@@ -143,7 +127,8 @@ static __noinline void note_growth_by(struct pt_regs *ctx, struct pgmt_process *
 /* ---- what a context gains ---- */
 
 static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
-				 const volatile struct pgmt_site *site, __u64 context, __u64 bytes)
+				 const volatile struct pgmt_site *site, __u64 context, __u64 bytes,
+				 __u64 now)
 {
 	struct pgmt_context *c;
 	__u64 before;
@@ -154,11 +139,12 @@ static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 	c = record_of(p, context);
 	if (!c)
 		return;
-	if (c->bytes && c->bytes != before)
+	if (c->bytes && c->bytes != before && c->seen_ns >= blocks_since)
 		lose(PGMT_LOSS_BLOCKS_UNSEEN);
 	if (before > c->peak_bytes)
 		c->peak_bytes = before;
 	c->bytes = before + bytes;
+	c->seen_ns = now;
 	c->gained += bytes;
 	c->gains++;
 	if (c->bytes > c->peak_bytes) {
@@ -195,8 +181,8 @@ static __always_inline void create(struct pt_regs *ctx, struct pgmt_process *p,
 /* ---- what it returns ---- */
 
 /* A context is freed as a whole; its header lies in scratch, but for what follows. */
-static __always_inline void destroy(struct pgmt_process *p,
-				    const volatile struct pgmt_site *site, __u64 context)
+static __always_inline void destroy(struct pgmt_process *p, const volatile struct pgmt_site *site,
+				    __u64 context)
 {
 	struct pgmt_context_key *key = &p->walk.key;
 	struct pgmt_name *n;
@@ -220,9 +206,8 @@ static __always_inline __u64 block_bytes(struct pgmt_process *p,
 	return site->size_from == PGMT_SIZE_TO_END ? word - block : word;
 }
 
-static __always_inline void give_back(struct pgmt_process *p,
-				      const volatile struct pgmt_site *site, __u64 context,
-				      __u64 bytes)
+static __always_inline void give_back(struct pgmt_process *p, const volatile struct pgmt_site *site,
+				      __u64 context, __u64 bytes, __u64 now)
 {
 	struct pgmt_context *c;
 
@@ -237,15 +222,18 @@ static __always_inline void give_back(struct pgmt_process *p,
 	c = record_of(p, context);
 	if (!c)
 		return;
-	c->bytes = c->bytes > bytes ? c->bytes - bytes : 0;
+	c->bytes = c->bytes > bytes && c->seen_ns >= blocks_since ? c->bytes - bytes : 0;
+	c->seen_ns = now;
 	c->returned += bytes;
 	c->returns++;
 }
 
-#define BLOCK_BYTES_MAX (1ULL << 40) /* larger is no block: palloc ends at 1 GB, huge at some TB */
+#define BLOCK_BYTES_MAX                                                                            \
+	(1ULL << 40) /* larger is no block: palloc ends at 1 GB, huge at some TB                   \
+		      */
 
 static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process *p,
-				       const volatile struct pgmt_site *site)
+				       const volatile struct pgmt_site *site, __u64 now)
 {
 	__u64 block = PT_REGS_PARM1(ctx), bytes = 0;
 
@@ -261,11 +249,11 @@ static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process 
 		lose(PGMT_LOSS_READ_BLOCK);
 		return;
 	}
-	give_back(p, site, held(ctx, p, site), bytes);
+	give_back(p, site, held(ctx, p, site), bytes, now);
 }
 
 static __always_inline void resize_block(struct pt_regs *ctx, struct pgmt_process *p,
-					 const volatile struct pgmt_site *site)
+					 const volatile struct pgmt_site *site, __u64 now)
 {
 	__u64 block = PT_REGS_PARM1(ctx), wanted = PT_REGS_PARM2(ctx), context, bytes;
 
@@ -276,9 +264,9 @@ static __always_inline void resize_block(struct pt_regs *ctx, struct pgmt_proces
 	if (bytes > BLOCK_BYTES_MAX)
 		lose(PGMT_LOSS_READ_BLOCK);
 	else if (wanted > bytes)
-		gain(ctx, p, site, context, wanted - bytes);
+		gain(ctx, p, site, context, wanted - bytes, now);
 	else
-		give_back(p, site, context, bytes - wanted);
+		give_back(p, site, context, bytes - wanted, now);
 }
 
 SEC("uprobe.multi")
@@ -293,11 +281,17 @@ int block_change(struct pt_regs *ctx)
 		return 0;
 	switch (site->kind) {
 	case PGMT_SITE_GAIN:
-		gain(ctx, p, site, held(ctx, p, site), PT_REGS_PARM1(ctx));
+		gain(ctx, p, site, held(ctx, p, site), PT_REGS_PARM1(ctx), now);
 		break;
-	case PGMT_SITE_CREATE: create(ctx, p, site); break;
-	case PGMT_SITE_RESIZE: resize_block(ctx, p, site); break;
-	case PGMT_SITE_RETURN: free_block(ctx, p, site); break;
+	case PGMT_SITE_CREATE:
+		create(ctx, p, site);
+		break;
+	case PGMT_SITE_RESIZE:
+		resize_block(ctx, p, site, now);
+		break;
+	case PGMT_SITE_RETURN:
+		free_block(ctx, p, site, now);
+		break;
 	}
 	finish(p, PGMT_PROBE_BLOCK);
 	return 0;

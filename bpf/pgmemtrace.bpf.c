@@ -97,6 +97,8 @@ const volatile struct pgmt_site sites[PGMT_SITES] = {};
 
 /* TimestampTz since when every statement is seen: what began before was joined midway. */
 volatile __u64 statements_since;
+/* bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed. */
+volatile __u64 blocks_since;
 
 /* ---- maps: shared by the objects of all binaries ---- */
 
@@ -548,6 +550,7 @@ static __always_inline void keep_context(struct pgmt_process *p, __u64 bytes)
 	if (!c)
 		return;
 	c->bytes = bytes;
+	c->seen_ns = bpf_ktime_get_ns();
 	if (p->walk.baseline)
 		c->start_bytes = bytes;
 	if (bytes > c->peak_bytes)

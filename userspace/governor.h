@@ -27,6 +27,9 @@ public:
     double least_cpu_seconds = 0.05;
     Duration first_hold = std::chrono::seconds(10); // at a lower level before climbing back
     Duration longest_hold = std::chrono::minutes(10);
+    // A level above statement is asked for on purpose: it is kept that long, whatever it costs, and
+    // then given up for good.
+    Duration exempt_for = std::chrono::minutes(10);
   };
 
   Governor(Options options) : options_(options), level_(options.wanted), hold_(options.first_hold)
@@ -53,6 +56,7 @@ private:
   Duration hold_;
   Time changed_{};
   Time climbed_{};
+  std::optional<Time> exempt_since_;
 };
 
 } // namespace pgmemtrace

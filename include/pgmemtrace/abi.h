@@ -88,7 +88,7 @@ enum pgmt_site_kind {
 	PGMT_SITE_RETURN, /* free of a block, or of a whole context */
 };
 
-/* Where a site's context is (of PGMT_SITE_CREATE: its name), besides numbers of registers. */
+/* Where a site's context is (of PGMT_SITE_CREATE: its name), besides places of registers. */
 enum pgmt_holder {
 	PGMT_HOLDER_FRAME = 0x80, /* in the word at frame_offset from the frame pointer */
 	PGMT_HOLDER_BLOCK,	  /* in the block, at owner_at */
@@ -106,7 +106,7 @@ struct pgmt_site {
 	__u64 address;	   /* link-time */
 	__u32 context_tag; /* NodeTag of the contexts of this allocator */
 	__u8 kind;	   /* enum pgmt_site_kind */
-	__u8 holder;	   /* number of a register as instructions encode it, or enum pgmt_holder */
+	__u8 holder; /* place of a register in struct pt_regs, in words; or enum pgmt_holder */
 	__s16 frame_offset;
 	__u16 owner_at;
 	__u16 size_at;
@@ -144,6 +144,7 @@ struct pgmt_context {
 	__u64 start_bytes; /* at the last walk outside a statement; 0: it was not there */
 	__u64 peak_bytes;  /* largest that was seen since it came */
 	__u64 walk;	   /* number of the last walk that saw it: pgmt_process.walks */
+	__u64 seen_ns;	   /* when `bytes` was last set */
 	/* level block, since the context was first seen there */
 	__u64 gained;	/* bytes */
 	__u64 returned; /* bytes */
@@ -207,8 +208,8 @@ struct pgmt_walk {
  */
 struct pgmt_process {
 	/* line 1: who it is, what is counted */
-	__u32 tgid;	 /* 0: free slot; as the initial pid namespace sees it */
-	__u32 binary;	 /* which loaded object owns it: hits through others are ignored */
+	__u32 tgid;   /* 0: free slot; as the initial pid namespace sees it */
+	__u32 binary; /* which loaded object owns it: hits through others are ignored */
 	__u64 hits[PGMT_PROBES];
 
 	/* line 2: the request that runs, and when each dearer look was last taken */
@@ -333,7 +334,7 @@ struct pgmt_peak_event {
 
 PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
-PGMT_ASSERT_SIZE(struct pgmt_context, 88);
+PGMT_ASSERT_SIZE(struct pgmt_context, 96);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
 PGMT_ASSERT_SIZE(struct pgmt_name, 24);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);

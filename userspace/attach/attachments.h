@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -49,6 +50,7 @@ public:
 
 private:
   Result<> attach(const Binary &binary, const ServerList &servers);
+  std::optional<Error> coverage(const Binary &binary) const;
   Result<> select(pid_t pid, const ServerList &servers);
 
   KernelMaps &maps_;

@@ -3,9 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <set>
 
+#include <linux/ptrace.h>
+
 #include <fmt/format.h>
+
+#include "attach/instruction.h"
 
 namespace pgmemtrace {
 namespace {
@@ -84,10 +89,21 @@ std::vector<Function> exported_methods(const Allocators &allocators, const Alloc
   return functions;
 }
 
+#if defined(__x86_64__)
+#define PGMT_PLACE(reg) offsetof(struct pt_regs, reg) / sizeof(std::uint64_t)
+// By the number of a register: where the kernel half finds it.
+constexpr std::array<std::size_t, kRegisters> kPlaces{
+    PGMT_PLACE(rax), PGMT_PLACE(rcx), PGMT_PLACE(rdx), PGMT_PLACE(rbx),
+    PGMT_PLACE(rsp), PGMT_PLACE(rbp), PGMT_PLACE(rsi), PGMT_PLACE(rdi),
+    PGMT_PLACE(r8),  PGMT_PLACE(r9),  PGMT_PLACE(r10), PGMT_PLACE(r11),
+    PGMT_PLACE(r12), PGMT_PLACE(r13), PGMT_PLACE(r14), PGMT_PLACE(r15)};
+#else
+constexpr std::array<std::size_t, kRegisters> kPlaces{}; // no site is found here
+#endif
+
 class Finder {
 public:
-  Finder(const Code &code, bool methods_exported)
-      : code_(code), methods_exported_(methods_exported)
+  Finder(const Code &code, bool methods_exported) : code_(code), methods_exported_(methods_exported)
   {
   }
 
@@ -130,8 +146,7 @@ private:
   // free and realloc (PostgreSQL c6e0fe1f2a).
   bool takes_context(const Function &function) const
   {
-    return !methods_exported_ ||
-           (function.role != Role::release && function.role != Role::resize);
+    return !methods_exported_ || (function.role != Role::release && function.role != Role::resize);
   }
 
   // Does a block say whose it is?  GenerationBlock.context and SlabBlock.slab came with 16.
@@ -222,7 +237,7 @@ pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout
   site.kind = static_cast<std::uint8_t>(role.kind);
   site.holder = PGMT_HOLDER_BLOCK;
   if (role.holder && role.holder->reg) {
-    site.holder = static_cast<std::uint8_t>(*role.holder->reg);
+    site.holder = static_cast<std::uint8_t>(kPlaces[*role.holder->reg]);
   } else if (role.holder) {
     site.holder = PGMT_HOLDER_FRAME;
     site.frame_offset = static_cast<std::int16_t>(role.holder->frame_offset);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // block_sites.h - where PostgreSQL's allocators gain and return blocks, proved per binary.
 //
-//   AllocSetAlloc -- call malloc --> a context gains a block     (context: where it was proved to be)
-//   AllocSetRealloc - call realloc -> a block changes its size   (context: in the block)
+//   AllocSetAlloc -- call malloc --> a context gains a block     (context: where it was proved to
+//   be) AllocSetRealloc - call realloc -> a block changes its size   (context: in the block)
 //   AllocSetFree, Reset, Delete - call free --> a block returns  (the same, or in the block)
 //   AllocSetContextCreateInternal - call malloc --> a context is made with fresh memory
 //

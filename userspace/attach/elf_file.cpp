@@ -400,8 +400,7 @@ void ElfFile::Impl::build_functions()
   functions.shrink_to_fit();
 }
 
-std::optional<ElfFile::Impl::Relocation>
-ElfFile::Impl::relocation_at(std::uint64_t address) const
+std::optional<ElfFile::Impl::Relocation> ElfFile::Impl::relocation_at(std::uint64_t address) const
 {
   for (Elf_Scn *scn = nullptr; (scn = elf_nextscn(elf.get(), scn)) != nullptr;) {
     GElf_Shdr shdr;

@@ -233,7 +233,7 @@ private:
       at = calls.insert(at, HeapCall{});
     *at = {.callee = callee,
            .address = instruction.address,
-           .instruction = instruction.text,
+           .instruction = instruction.text.substr(0, instruction.text.find(' ')) + " " + import,
            .emulated = instruction.emulated,
            .first = holder_of(state, 0),
            .second = holder_of(state, 1)};

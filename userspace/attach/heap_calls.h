@@ -4,9 +4,9 @@
 // The function is followed along all of its direct paths from its entry: jumps out of it (a part
 // that the compiler moved away, a tail call) and calls of functions that nobody else can name
 // (the helpers of an allocator) included.  On the way it is noted which general registers and which
-// words of the frame hold the function's first and second argument still.  What several paths disagree on is not known,
-// so that the answer holds on each of them: a proof, as long as no path is hidden.  One that is,
-// behind an indirect jump, is said so.
+// words of the frame hold the function's first and second argument still.  What several paths
+// disagree on is not known, so that the answer holds on each of them: a proof, as long as no path
+// is hidden.  One that is, behind an indirect jump, is said so.
 #pragma once
 
 #include <cstddef>
@@ -45,8 +45,8 @@ std::string to_string(const Holder &holder); // "r13", "[rbp-0x50]"
 struct HeapCall {
   enum class Callee : std::uint8_t { malloc, realloc, free };
   Callee callee = Callee::malloc;
-  std::uint64_t address = 0; // of the call or jump
-  std::string instruction;
+  std::uint64_t address = 0;    // of the call or jump
+  std::string instruction;      // "call malloc"
   bool emulated = false;        // by the kernel, if probed
   std::optional<Holder> first;  // of the function's first argument ...
   std::optional<Holder> second; // ... and its second one

@@ -41,9 +41,9 @@ struct Instruction {
 
   // For those who follow values through a function; x86-64 alone.
   enum class Flow : std::uint8_t { next, conditional, jump, call, end };
-  Flow flow = Flow::end;              // how the path goes on; `end`: it does not
-  unsigned registers_written = ~0U;   // bit i: general register i, or a part of it
-  std::optional<Move> move;           // of one whole general register to another
+  Flow flow = Flow::end;            // how the path goes on; `end`: it does not
+  unsigned registers_written = ~0U; // bit i: general register i, or a part of it
+  std::optional<Move> move;         // of one whole general register to another
   std::optional<FrameAccess> frame;
   std::optional<std::uint64_t> names; // address that an operand relative to rip names
 };

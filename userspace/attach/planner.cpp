@@ -125,8 +125,8 @@ void add_block_sites(const ElfFile &elf, Plan &plan)
   for (auto &site : found.sites) {
     const auto file_offset = elf.file_offset(site.address);
     if (!file_offset || placed == PGMT_SITES) {
-      refuse(site.function, file_offset ? "more sites than the kernel half takes"
-                                        : "not in the file");
+      refuse(site.function,
+             file_offset ? "more sites than the kernel half takes" : "not in the file");
       continue;
     }
     ++placed;

@@ -57,7 +57,8 @@ struct Plan {
 // Level at which a probe is first used: request for settle, xact and exit, block for block,
 // statement for the rest.
 Level level_of(pgmt_probe probe);
-std::string_view name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "block"
+std::string_view
+name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "block"
 
 Plan plan_probes(const ElfFile &elf);
 

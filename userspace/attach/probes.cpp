@@ -213,6 +213,8 @@ Result<> Probes::set_level(Level level)
     statements_since_ = began; // what a slot says of an earlier time is stale
     object_->bss->statements_since = postgres_timestamp_now();
   }
+  if (level >= Level::block && level_ < Level::block)
+    object_->bss->blocks_since = monotonic_ns();
   level_ = level;
   return Ok{};
 }
@@ -225,6 +227,7 @@ Result<> Probes::attach_blocks(pid_t pid)
   if (auto attached = attach(PGMT_PROBE_BLOCK, pid, links); !attached)
     return attached.error();
   block_links_.emplace(pid, std::move(links));
+  object_->bss->blocks_since = monotonic_ns();
   return Ok{};
 }
 

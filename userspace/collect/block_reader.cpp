@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <tuple>
+#include <set>
+#include <utility>
 
 #include <bpf/bpf.h>
 
@@ -91,11 +92,11 @@ std::vector<std::uint64_t> BlockReader::stack(pid_t pid, std::uint64_t id) const
   return {std::begin(stack.ip), std::ranges::find(stack.ip, 0U)};
 }
 
-void BlockReader::tidy(const std::set<pid_t> &alive)
+void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
 {
-  const auto lives = [&](std::uint64_t tgid) { return alive.contains(static_cast<pid_t>(tgid)); };
+  const auto lives = [&](std::uint64_t tgid) { return alive(static_cast<pid_t>(tgid)); };
   refresh();
-  std::erase_if(names_, [&](const auto &entry) { return !lives(static_cast<std::uint64_t>(entry.first)); });
+  std::erase_if(names_, [&](const auto &entry) { return !alive(entry.first); });
 
   std::vector<Grown> kept;
   std::vector<pgmt_growth_key> gone;
@@ -118,20 +119,20 @@ void BlockReader::tidy(const std::set<pid_t> &alive)
     needed.emplace(one.key.stack.tgid, one.key.stack.hash);
   std::vector<pgmt_stack_key> unneeded;
   stacks_used_ = 0;
-  for_each<pgmt_stack_key, pgmt_stack>(
-      maps_.stacks_fd(), [&](const pgmt_stack_key &key, const pgmt_stack &) {
-        ++stacks_used_;
-        if (!needed.contains({key.tgid, key.hash}))
-          unneeded.push_back(key);
-      });
+  for_each<pgmt_stack_key, pgmt_stack>(maps_.stacks_fd(),
+                                       [&](const pgmt_stack_key &key, const pgmt_stack &) {
+                                         ++stacks_used_;
+                                         if (!needed.contains({key.tgid, key.hash}))
+                                           unneeded.push_back(key);
+                                       });
   stacks_used_ -= erase(maps_.stacks_fd(), unneeded);
 
   std::vector<pgmt_context_key> nameless;
-  for_each<pgmt_context_key, pgmt_name>(
-      maps_.names_fd(), [&](const pgmt_context_key &key, const pgmt_name &) {
-        if (!lives(key.tgid))
-          nameless.push_back(key);
-      });
+  for_each<pgmt_context_key, pgmt_name>(maps_.names_fd(),
+                                        [&](const pgmt_context_key &key, const pgmt_name &) {
+                                          if (!lives(key.tgid))
+                                            nameless.push_back(key);
+                                        });
   erase(maps_.names_fd(), nameless);
 }
 

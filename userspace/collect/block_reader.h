@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -38,7 +37,7 @@ public:
 
   // Deletes what is of processes that do not live, stacks that nothing refers to, and, where the
   // map of growths is nearly full, what is oldest in it.
-  void tidy(const std::set<pid_t> &alive);
+  void tidy(const std::function<bool(pid_t)> &alive);
 
   std::size_t growths_used() const { return growths_used_; }
   std::size_t stacks_used() const { return stacks_used_; }
