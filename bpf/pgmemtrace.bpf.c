@@ -528,6 +528,8 @@ static __noinline struct pgmt_context *record_of(struct pgmt_process *p, __u64 a
 	w->value.ident = WORD(p->scratch, CONTEXT(ident));
 	w->value.walk = p->walks;
 	c = bpf_map_lookup_elem(&contexts, &w->key);
+	if (c && !w->value.parent) /* MemoryContextDelete unlinks it before it frees its blocks */
+		w->value.parent = c->parent;
 	if (c && c->name == w->value.name &&
 	    (c->parent == w->value.parent ||
 	     c->bytes == WORD(p->scratch, CONTEXT(mem_allocated)))) {

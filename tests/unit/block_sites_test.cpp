@@ -81,6 +81,8 @@ struct Recorded {
                 },
             .bounds = [this](std::uint64_t address) -> std::optional<ElfFile::Symbol> {
               const auto *piece = piece_at(address);
+              if (piece == nullptr && piece_at(address - 1) != nullptr)
+                return ElfFile::Symbol{address, 1}; // what follows was not asked for
               if (piece == nullptr || !piece->second.function)
                 return std::nullopt;
               return ElfFile::Symbol{piece->first, piece->second.bytes.size()};
@@ -231,7 +233,7 @@ Recorded executable(const std::string &function)
 // The holder of the first argument at the only call; "?" without one.
 std::string holder(const std::string &function)
 {
-  const Recorded recorded = executable(function);
+  const Recorded recorded = executable(function + " c3");
   const Code code = recorded.code();
   const auto found = find_heap_calls(code, kFunction);
   if (!found || found->hidden_paths || found->calls.size() != 1)
