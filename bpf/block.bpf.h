@@ -149,7 +149,8 @@ static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 	c->gains++;
 	if (c->bytes > c->peak_bytes) {
 		c->peak_bytes = c->bytes;
-		note_growth_by(ctx, p, context, c->name, bytes);
+		note_growth_by(ctx, p, c->bytes < walk_min_bytes ? PGMT_CONTEXTS_SMALL : context,
+			       c->name, bytes);
 	}
 }
 
@@ -174,7 +175,7 @@ static __always_inline void create(struct pt_regs *ctx, struct pgmt_process *p,
 	n->made++;
 	if (n->made > n->most + n->freed) {
 		n->most = n->made - n->freed;
-		note_growth_by(ctx, p, 0, name, PT_REGS_PARM1(ctx));
+		note_growth_by(ctx, p, PGMT_CONTEXTS_MADE, name, PT_REGS_PARM1(ctx));
 	}
 }
 

@@ -16,14 +16,15 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kBlocksEvery = 500ms;  // reading what level block counted
-constexpr auto kNewcomerPause = 50ms; // looking at /proc because the kernel half saw a new one
-constexpr int kLookShare = 2000;      // looking at /proc otherwise: 1/2000 of the time,
-constexpr int kLookShareAlone = 400;  // 1/400 without probes: nobody else tells who came,
-constexpr auto kLookAtLeast = 100ms;  // not more often than that,
-constexpr auto kLookAtMost = 2s;      // nor less often
-constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
-constexpr auto kTick = 50ms;          // look at the slots of working processes
+constexpr auto kBlocksAtMostEvery = 50ms; // reading what level block counted, and
+constexpr int kBlocksShare = 50;          // at most 1/50 of the time
+constexpr auto kNewcomerPause = 50ms;     // looking at /proc because the kernel half saw a new one
+constexpr int kLookShare = 2000;          // looking at /proc otherwise: 1/2000 of the time,
+constexpr int kLookShareAlone = 400;      // 1/400 without probes: nobody else tells who came,
+constexpr auto kLookAtLeast = 100ms;      // not more often than that,
+constexpr auto kLookAtMost = 2s;          // nor less often
+constexpr auto kIdleTick = 200ms;         // ... when nobody works: events wake us anyway
+constexpr auto kTick = 50ms;              // look at the slots of working processes
 constexpr auto kGovernEvery = 1s;
 constexpr auto kExactShare = 200;      // exact passes: 1/200 of the time, and
 constexpr auto kExactEvery = 2s;       // exact pass over what changed
@@ -253,12 +254,14 @@ void Pipeline::notice_activity(Time now)
 // What level block counted, before the sweeps that take it.
 void Pipeline::read_blocks(Time now)
 {
-  if (!reader_ || now - blocks_read_ < kBlocksEvery)
+  if (!reader_ || now < read_blocks_after_)
     return;
-  blocks_read_ = now;
   if (const auto hits = reader_->totals().hits[PGMT_PROBE_BLOCK]; hits != block_hits_) {
     block_hits_ = hits;
+    const auto began = thread_cpu();
     blocks_.refresh();
+    read_blocks_after_ =
+        now + std::max<Duration>(kBlocksAtMostEvery, (thread_cpu() - began) * kBlocksShare);
   }
 }
 

@@ -112,7 +112,7 @@ private:
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
   Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{},
-      blocks_read_{};
+      read_blocks_after_{};
   std::uint64_t block_hits_ = 0; // when blocks were last read
   bool newcomers_ = false;       // the kernel half saw processes that we do not know yet
   bool dirty_ = false;           // something was swept since the last write

@@ -172,10 +172,16 @@ struct pgmt_stack_key {
 	__u64 hash; /* of its addresses; 0: not captured */
 };
 
+/* Values of pgmt_growth_key.context that are no addresses: all contexts of the name together. */
+enum pgmt_contexts {
+	PGMT_CONTEXTS_MADE,
+	PGMT_CONTEXTS_SMALL, /* below walk_min_bytes: thousands may leak, each of them small */
+};
+
 /* Who made what grow beyond its earlier peak. */
 struct pgmt_growth_key {
 	struct pgmt_stack_key stack;
-	__u64 context; /* 0: contexts that were made */
+	__u64 context; /* its address, or enum pgmt_contexts */
 	__u64 name;    /* address of the context's name */
 };
 

@@ -185,7 +185,7 @@ TEST_F(BlockTest, contexts_made_with_fresh_memory_name_their_maker)
   kernel->servers().refresh();
   std::uint64_t made = 0;
   for (const auto &one : growth(*kernel, session)) {
-    if (one.context != 0 || one.name != "CachedPlanSource")
+    if (!one.made || one.name != "CachedPlanSource")
       continue;
     made += one.blocks;
     EXPECT_THAT(frames(*kernel, session, one.stack),
@@ -207,7 +207,7 @@ TEST_F(BlockTest, a_steady_session_takes_no_more_stacks)
   const auto blocks = [&] {
     std::map<std::string, std::uint64_t> sum;
     for (const auto &one : growth(*kernel, session))
-      sum[one.name + (one.context ? "" : " made")] += one.blocks;
+      sum[one.name + (one.made ? " made" : "")] += one.blocks;
     return sum;
   };
   round();

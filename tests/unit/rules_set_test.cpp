@@ -393,8 +393,8 @@ TEST(RuleSet, names_the_stack_that_made_what_leaks)
   FakeProcess process;
   const std::string leak = kTop + "|my_extension";
   process.values().block_growth = {
-      {.context = 0, .name = "my_extension", .bytes = 9000, .blocks = 900, .stack = kMaker},
-      {.context = 0, .name = "my_extension", .bytes = 90'000, .blocks = 9, .stack = kOther},
+      {.made = true, .name = "my_extension", .bytes = 9000, .blocks = 900, .stack = kMaker},
+      {.made = true, .name = "my_extension", .bytes = 90'000, .blocks = 9, .stack = kOther},
       {.context = FakeProcess::address_of(leak),
        .name = "my_extension",
        .bytes = 8192,
@@ -424,6 +424,18 @@ TEST(RuleSet, names_the_stack_that_made_a_context_grow)
   EXPECT_EQ(changes.front().stack_id, kGrower);
 }
 
+TEST(RuleSet, names_the_stack_that_made_small_contexts_of_a_name_grow)
+{
+  RuleSet rules;
+  FakeProcess process;
+  process.values().block_growth = {
+      {.name = "my_extension", .bytes = 1 << 20, .blocks = 100, .stack = kGrower},
+      {.name = "another", .bytes = 9 << 20, .blocks = 900, .stack = kOther}};
+  const auto changes = leak_contexts(rules, process, 20);
+  ASSERT_FALSE(changes.empty());
+  EXPECT_EQ(changes.front().stack_id, kGrower);
+}
+
 TEST(RuleSet, tells_again_once_it_is_known_who_did_it)
 {
   RuleSet rules;
@@ -432,7 +444,7 @@ TEST(RuleSet, tells_again_once_it_is_known_who_did_it)
   ASSERT_EQ(number(changes, ViolationState::raised), 1U);
   EXPECT_EQ(changes.front().stack_id, 0U);
   process.values().block_growth = {
-      {.context = 0, .name = "my_extension", .bytes = 9000, .blocks = 9, .stack = kMaker}};
+      {.made = true, .name = "my_extension", .bytes = 9000, .blocks = 9, .stack = kMaker}};
   const auto leak = [&](int i) {
     process.set(kTop + "|my_extension", static_cast<std::uint32_t>(1000 + i), 200e3 + i,
                 1000e3 + i);

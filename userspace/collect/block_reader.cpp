@@ -74,7 +74,9 @@ std::vector<BlockGrowth> BlockReader::growth(pid_t pid)
     auto [name, unknown] = names.try_emplace(key.name);
     if (unknown)
       name->second = name_at_(pid, key.name);
-    all.push_back({.context = key.context,
+    const bool together = key.context == PGMT_CONTEXTS_MADE || key.context == PGMT_CONTEXTS_SMALL;
+    all.push_back({.context = together ? 0 : key.context,
+                   .made = key.context == PGMT_CONTEXTS_MADE,
                    .name = name->second,
                    .bytes = growth.bytes,
                    .blocks = growth.blocks,

@@ -104,7 +104,8 @@ struct StatementPeak {
 
 // What one call stack added to a context beyond its earlier peak (level block and above).
 struct BlockGrowth {
-  std::uint64_t context = 0; // address; 0: contexts of this name, made with fresh memory
+  std::uint64_t context = 0; // address; 0: contexts of this name together ...
+  bool made = false;         // ... that were made with fresh memory; else small ones that grew
   std::string name;
   std::uint64_t bytes = 0;  // since the process was first watched at this level
   std::uint64_t blocks = 0; // or contexts
