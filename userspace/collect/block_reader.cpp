@@ -108,7 +108,7 @@ void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
         kept.push_back(one);
       else
         gone.push_back(one.key);
-  if (const std::size_t most = maps_.options().growths / 4 * 3; kept.size() > most) {
+  if (const auto most = std::size_t{maps_.options().growths} / 4 * 3; kept.size() > most) {
     const auto middle = kept.begin() + static_cast<std::ptrdiff_t>(kept.size() / 2);
     std::ranges::nth_element(kept, middle, {}, [](const Grown &g) { return g.growth.last_ns; });
     std::for_each(kept.begin(), middle, [&](const Grown &g) { gone.push_back(g.key); });
