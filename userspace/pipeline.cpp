@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
-#include <iterator>
 
 #include <unistd.h>
 
 #include <fmt/format.h>
+
+#include "name_code.h"
 
 namespace pgmemtrace {
 
@@ -132,7 +133,7 @@ void Pipeline::step()
   news_ = false;
   auto snapshot = assemble();
   auto changes = rules_.apply(snapshot); // rules: snapshots -> violations
-  name_code(changes);
+  name_code(changes, blocks_, servers_, symbols_);
   escalate(changes, now);
   if (changes.empty() && !due)
     return;
@@ -324,30 +325,7 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
                   exact && watched.header_cost.count() ? watched.header_cost : cost, found);
 }
 
-// ---- who asked ----
-
-// Rules name a stack of the process; here it gets its frames, while the process can be asked.
-void Pipeline::name_code(std::vector<Violation> &changes)
-{
-  for (Violation &violation : changes) {
-    if (violation.stack_id == 0 || violation.state == ViolationState::cleared)
-      continue;
-    const auto &id = violation.process.id;
-    const auto server = servers_.servers().find(violation.process.postmaster);
-    const Symbolizer::Target target{
-        .process = id,
-        .postmaster = server == servers_.servers().end()
-                          ? ProcessId{}
-                          : ProcessId{server->second.postmaster, server->second.start}};
-    auto kind = Symbolizer::Kind::instruction;
-    for (const auto address : blocks_.stack(id.pid, violation.stack_id)) {
-      std::ranges::move(symbols_.frames(target, address, kind),
-                        std::back_inserter(violation.stack));
-      kind = Symbolizer::Kind::return_address;
-    }
-    violation.module = module_of(violation.stack);
-  }
-}
+// ---- escalate ----
 
 // Suspects get probes of their own for a while.
 void Pipeline::escalate(std::span<const Violation> changes, Time now)

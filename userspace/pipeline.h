@@ -87,7 +87,6 @@ private:
   bool sweep_due(Time now);
   void sweep(const ServerProcess &process, Watched &watched, Time now);
   void read_blocks(Time now);
-  void name_code(std::vector<Violation> &changes);
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;

@@ -18,9 +18,7 @@ namespace pgmemtrace::test {
 namespace {
 
 using nlohmann::json;
-using testing::AllOf;
 using testing::Contains;
-using testing::HasSubstr;
 using testing::Pair;
 
 // ---- the kernel half alone -----------------------------------------------------------
