@@ -429,6 +429,7 @@ Snapshot Pipeline::assemble() const
                         .wanted_level = options_.attachments.level};
     if (const auto *attachment = attachments_.find(server.binary)) {
       status.level = attachment->probes.level();
+      status.wanted_level = attachment->governor.wanted();
       if (const auto period = periods_.find(postmaster); period != periods_.end()) {
         status.cpu_seconds = period->second.cpu_seconds;
         status.overhead_ratio = attachment->governor.ratio_of(period->second);

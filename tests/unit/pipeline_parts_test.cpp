@@ -82,7 +82,9 @@ TEST(Governor, keeps_level_block_whatever_it_costs_until_its_time_is_up)
   for (auto now = kStart; now < kStart + 60s; now += 1s)
     EXPECT_EQ(governor.judge(period(3.0), now), std::nullopt);
   EXPECT_EQ(governor.level(), Level::block);
+  EXPECT_EQ(governor.wanted(), Level::block);
   EXPECT_EQ(governor.judge(period(3.0), kStart + 60s), Level::statement);
+  EXPECT_EQ(governor.wanted(), Level::statement); // nobody is to be alarmed that it is lower
   EXPECT_EQ(governor.judge(period(3.0), kStart + 61s), Level::request); // judged like any other
   for (auto now = kStart + 62s; now < kStart + 600s; now += 1s)
     governor.judge(period(0), now);
