@@ -118,6 +118,8 @@ TEST(ElfFile, gives_the_bytes_of_a_function)
   const auto offset = elf->file_offset(function->address);
   ASSERT_TRUE(offset);
   EXPECT_EQ(std::memcmp(own_bytes().data() + *offset, bytes.data(), bytes.size()), 0);
+  EXPECT_EQ(elf->link_address(*offset), function->address);
+  EXPECT_FALSE(elf->link_address(~0ull));
   elf->drop_bytes();
   EXPECT_EQ(elf->bytes(function->address, 4).size(), 4u) << "read again";
   EXPECT_TRUE(elf->bytes(~0ull, 16).empty());

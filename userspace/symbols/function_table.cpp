@@ -38,14 +38,16 @@ FunctionTable::FunctionTable(const ElfFile &binary, const ElfFile *debug)
 
   // Stable: what was added first wins.
   std::ranges::stable_sort(functions_, {}, &Function::start);
-  const auto same = std::ranges::unique(functions_, {}, &Function::start);
-  functions_.erase(same.begin(), same.end());
+  const auto same_start = [](const Function &a, const Function &b) { return a.start == b.start; };
+  functions_.erase(std::unique(functions_.begin(), functions_.end(), same_start), functions_.end());
   functions_.shrink_to_fit();
 }
 
 void FunctionTable::add(const ElfFile &from, const ElfFile &binary)
 {
   auto named = from.functions();
+  for (auto &function : named) // "memcpy@@GLIBC_2.14": .symtab has the version in the name
+    function.name = function.name.substr(0, function.name.find('@'));
   std::ranges::sort(named, {}, preference);
   for (const auto &function : named) {
     auto [start, size] = function.symbol;

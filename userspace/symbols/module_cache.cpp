@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "symbols/debuginfod.h"
+#include "util/foreign_memory.h"
 
 namespace pgmemtrace {
 
@@ -31,8 +32,9 @@ std::optional<UniqueFd> own_vdso(const Proc &proc)
   UniqueFd file(memfd_create("vdso", MFD_CLOEXEC));
   if (mapping == mappings->end() || mapping->end - start > kMaxVdso || !file)
     return std::nullopt;
-  const auto size = static_cast<std::size_t>(mapping->end - start);
-  if (write(file.get(), reinterpret_cast<const void *>(start), size) != static_cast<ssize_t>(size))
+  std::vector<std::byte> image(static_cast<std::size_t>(mapping->end - start));
+  if (!ForeignMemory(getpid()).read_bytes(start, image) ||
+      write(file.get(), image.data(), image.size()) != static_cast<ssize_t>(image.size()))
     return std::nullopt;
   return file;
 }

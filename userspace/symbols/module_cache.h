@@ -23,7 +23,7 @@ class ModuleCache {
 public:
   struct Limits {
     std::size_t modules = 256;
-    std::size_t bytes = 256 << 20; // of Module::memory_bytes(); what was used last may go beyond
+    std::size_t bytes = 64 << 20; // of Module::memory_bytes(); what was used last may go beyond
   };
 
   ModuleCache(Proc proc, Limits limits, DebugFilePlaces places);

@@ -20,8 +20,8 @@ namespace pgmemtrace {
 
 namespace {
 
-constexpr std::uint64_t kMaxBytes = 512
-                                    << 20; // uncompressed; a debug build of PostgreSQL: some 40 MB
+// Uncompressed, of one file: packaging/pgmemtrace.service keeps the daemon to 256 MiB.
+constexpr std::uint64_t kMaxBytes = 64 << 20;
 constexpr std::size_t kMaxRanges = 1 << 20;
 constexpr int kMaxDepth = 64;             // of blocks and inlined calls within each other
 constexpr std::size_t kMaxDies = 1 << 20; // looked at for one address
@@ -186,8 +186,7 @@ std::vector<SourceLines::Place> SourceLines::at(std::uint64_t address)
   }
   auto functions = Descent(address).from(unit);
   for (auto die = functions.rbegin(); die != functions.rend(); ++die) {
-    Place place{name_of(*die), std::move(file), line, 0,
-                dwarf_tag(&*die) == DW_TAG_inlined_subroutine};
+    Place place{name_of(*die), file, line, 0, dwarf_tag(&*die) == DW_TAG_inlined_subroutine};
     if (place.inlined) {
       file = file_of_call(unit, *die);
       line = number(*die, DW_AT_call_line);

@@ -31,7 +31,7 @@ namespace pgmemtrace {
 class Symbolizer {
 public:
   struct Options {
-    Proc proc;
+    Proc proc = Proc();
     ModuleCache::Limits modules;
     DebugFilePlaces debug_files;
     std::size_t processes = 4096;                  // whose mappings are remembered
@@ -61,6 +61,8 @@ public:
   // `stack`: a copy of the process's memory from registers.sp upward.
   UnwoundStack unwind(const Target &target, const StackRegisters &registers,
                       std::span<const std::byte> stack);
+
+  std::size_t modules_open() const { return modules_.size(); }
 
 private:
   // Shared by processes that are forks of one another.
