@@ -92,10 +92,15 @@ const volatile __u64 walk_share = 1000;			 /* a walk may take 1/1000 of the time
 const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
+/* Sites of level block; a probe's cookie there is its index. */
+const volatile struct pgmt_site sites[PGMT_SITES] = {};
+
 /* ---- set by the daemon while it runs ---- */
 
 /* TimestampTz since when every statement is seen: what began before was joined midway. */
 volatile __u64 statements_since;
+/* bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed. */
+volatile __u64 blocks_since;
 
 /* Raised whenever the level rose: between two values nobody knows what a process did. */
 volatile __u32 level_epoch;
@@ -154,6 +159,32 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } losses SEC(".maps");
+
+/* Level block. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct pgmt_context_key);
+	__type(value, struct pgmt_name);
+} names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct pgmt_growth_key);
+	__type(value, struct pgmt_growth);
+} growths SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct pgmt_stack_key);
+	__type(value, struct pgmt_stack);
+} stacks SEC(".maps");
 
 struct task_state {
 	__u32 slot;    /* index in processes, plus one; 0: none */
@@ -285,6 +316,17 @@ static __noinline void come_back(struct pgmt_process *p, __u32 probe)
 		join_request(p, counted);
 }
 
+static __always_inline const volatile struct pgmt_site *site_of(struct pt_regs *ctx)
+{
+	return &sites[bpf_get_attach_cookie(ctx) & (PGMT_SITES - 1)];
+}
+
+/* The link-time address of the instruction that was hit. */
+static __always_inline __u64 link_address(struct pt_regs *ctx, __u32 probe)
+{
+	return probe == PGMT_PROBE_BLOCK ? site_of(ctx)->address : bpf_get_attach_cookie(ctx);
+}
+
 /* First hit of a process, or the first since the selection changed. */
 static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task,
 					     __u32 probe)
@@ -315,7 +357,7 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 	p->tgid = tgid;
 	p->binary = binary_index;
 	p->slot = slot;
-	p->load_bias = PT_REGS_IP(ctx) - bpf_get_attach_cookie(ctx);
+	p->load_bias = PT_REGS_IP(ctx) - link_address(ctx, probe);
 	p->first_hit_ns = bpf_ktime_get_ns();
 	if (within_request(probe))
 		join_request(p, false);
@@ -544,44 +586,55 @@ static __always_inline void settle_children(struct pgmt_process *p, __u32 root)
 
 /* ---- full walks ---- */
 
-static __noinline void keep_context(struct pgmt_process *p, __u64 bytes)
+/*
+ * The record of the context whose header lies in scratch, made if there is none; NULL: no room.
+ * Another name is another context at a recycled address.  So is another parent, unless it holds
+ * what was last known of it: then it was moved.
+ */
+static __noinline struct pgmt_context *record_of(struct pgmt_process *p, __u64 address)
 {
 	struct pgmt_walk *w;
 	struct pgmt_context *c;
 
 	if (!p)
-		return;
+		return NULL;
 	w = &p->walk;
 	w->key.tgid = p->tgid;
-	w->key.address = w->node;
+	w->key.address = address;
+	w->value.parent = WORD(p->scratch, CONTEXT(parent));
+	w->value.name = WORD(p->scratch, CONTEXT(name));
+	w->value.ident = WORD(p->scratch, CONTEXT(ident));
+	w->value.walk = p->walks;
 	c = bpf_map_lookup_elem(&contexts, &w->key);
-	if (!c) {
-		w->value.parent = WORD(p->scratch, CONTEXT(parent));
-		w->value.name = WORD(p->scratch, CONTEXT(name));
-		w->value.ident = WORD(p->scratch, CONTEXT(ident));
-		w->value.bytes = bytes;
-		w->value.start_bytes = w->baseline ? bytes : 0;
-		w->value.peak_bytes = bytes;
-		w->value.walk = p->walks;
-		if (bpf_map_update_elem(&contexts, &w->key, &w->value, BPF_ANY))
-			lose(PGMT_LOSS_CONTEXTS_FULL);
+	if (c && !w->value.parent) /* MemoryContextDelete unlinks it before it frees its blocks */
+		w->value.parent = c->parent;
+	if (c && c->name == w->value.name &&
+	    (c->parent == w->value.parent ||
+	     c->bytes == WORD(p->scratch, CONTEXT(mem_allocated)))) {
+		c->parent = w->value.parent;
+		c->ident = w->value.ident;
+		c->walk = p->walks;
+		return c;
+	}
+	if (bpf_map_update_elem(&contexts, &w->key, &w->value, BPF_ANY)) {
+		lose(PGMT_LOSS_CONTEXTS_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&contexts, &w->key);
+}
+
+static __always_inline void keep_context(struct pgmt_process *p, __u64 bytes)
+{
+	struct pgmt_context *c = record_of(p, p->walk.node);
+
+	if (!c)
 		return;
-	}
-	if (c->name != WORD(p->scratch, CONTEXT(name)) ||
-	    c->parent != WORD(p->scratch, CONTEXT(parent))) {
-		/* Another context at a recycled address. */
-		c->start_bytes = 0;
-		c->peak_bytes = 0;
-		c->parent = WORD(p->scratch, CONTEXT(parent));
-		c->name = WORD(p->scratch, CONTEXT(name));
-	}
-	c->ident = WORD(p->scratch, CONTEXT(ident));
 	c->bytes = bytes;
-	if (w->baseline)
+	c->seen_ns = bpf_ktime_get_ns();
+	if (p->walk.baseline)
 		c->start_bytes = bytes;
 	if (bytes > c->peak_bytes)
 		c->peak_bytes = bytes;
-	c->walk = p->walks;
 }
 
 struct walk_frame {
@@ -1012,3 +1065,5 @@ int process_exit(struct pt_regs *ctx)
 	finish(p, PGMT_PROBE_EXIT);
 	return 0;
 }
+
+#include "block.bpf.h"

@@ -21,6 +21,15 @@ double Governor::ratio_of(const Period &period) const
 std::optional<Level> Governor::judge(const Period &period, Time now)
 {
   ratio_ = ratio_of(period);
+  if (level_ > Level::statement) {
+    if (!exempt_since_)
+      exempt_since_ = now;
+    if (now - *exempt_since_ < options_.exempt_for)
+      return std::nullopt;
+    level_ = options_.wanted = Level::statement;
+    changed_ = now;
+    return level_;
+  }
   if (options_.budget <= 0)
     return std::nullopt;
 

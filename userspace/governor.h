@@ -28,6 +28,9 @@ public:
     double least_cpu_share = 0.2;
     Duration first_hold = std::chrono::seconds(10); // at a lower level before climbing back
     Duration longest_hold = std::chrono::minutes(10);
+    // A level above statement is asked for on purpose: it is kept that long, whatever it costs, and
+    // then given up for good.
+    Duration exempt_for = std::chrono::minutes(10);
   };
 
   Governor(Options options) : options_(options), level_(options.wanted), hold_(options.first_hold)
@@ -45,6 +48,7 @@ public:
   std::optional<Level> judge(const Period &period, Time now);
 
   Level level() const { return level_; }
+  Level wanted() const { return options_.wanted; } // lower once a time box is over
   double ratio() const { return ratio_; } // of the last period
   double ratio_of(const Period &period) const;
 
@@ -55,6 +59,7 @@ private:
   Duration hold_;
   Time changed_{};
   Time climbed_{};
+  std::optional<Time> exempt_since_;
 };
 
 } // namespace pgmemtrace

@@ -9,19 +9,23 @@
 
 #include <fmt/format.h>
 
+#include "name_code.h"
+
 namespace pgmemtrace {
 
 namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kNewcomerPause = 50ms; // looking at /proc because the kernel half saw a new one
-constexpr int kLookShare = 2000;      // looking at /proc otherwise: 1/2000 of the time,
-constexpr int kLookShareAlone = 400;  // 1/400 without probes: nobody else tells who came,
-constexpr auto kLookAtLeast = 100ms;  // not more often than that,
-constexpr auto kLookAtMost = 2s;      // nor less often
-constexpr auto kIdleTick = 200ms;     // ... when nobody works: events wake us anyway
-constexpr auto kTick = 50ms;          // look at the slots of working processes
+constexpr auto kBlocksAtMostEvery = 50ms; // reading what level block counted, and
+constexpr int kBlocksShare = 50;          // at most 1/50 of the time
+constexpr auto kNewcomerPause = 50ms;     // looking at /proc because the kernel half saw a new one
+constexpr int kLookShare = 2000;          // looking at /proc otherwise: 1/2000 of the time,
+constexpr int kLookShareAlone = 400;      // 1/400 without probes: nobody else tells who came,
+constexpr auto kLookAtLeast = 100ms;      // not more often than that,
+constexpr auto kLookAtMost = 2s;          // nor less often
+constexpr auto kIdleTick = 200ms;         // ... when nobody works: events wake us anyway
+constexpr auto kTick = 50ms;              // look at the slots of working processes
 constexpr auto kGovernEvery = 1s;
 constexpr std::chrono::nanoseconds kTidyAtMostEvery = 1s; // when slots or events are being lost
 constexpr auto kExactShare = 200;                         // exact passes: 1/200 of the time, and
@@ -107,8 +111,10 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_ptr<Sink>> sinks,
                    Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
-      attachments_(maps_, options_.attachments), schedule_(options_.schedule),
-      rules_(std::move(rules)), sinks_(std::move(sinks))
+      attachments_(maps_, options_.attachments), blocks_(maps_, name_at),
+      symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
+      escalation_(options_.escalation), schedule_(options_.schedule), rules_(std::move(rules)),
+      sinks_(std::move(sinks))
 {
 }
 
@@ -122,6 +128,7 @@ void Pipeline::step()
   if (reader_)
     reader_->drain(); // collect: what the kernel half saw ...
   notice_activity(now);
+  read_blocks(now);
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
   dirty_ |= swept;
   news_ |= swept;
@@ -134,7 +141,9 @@ void Pipeline::step()
     return;
   news_ = false;
   auto snapshot = assemble();
-  const auto changes = rules_.apply(snapshot); // rules: snapshots -> violations
+  auto changes = rules_.apply(snapshot); // rules: snapshots -> violations
+  name_code(changes, blocks_, servers_, symbols_);
+  escalate(changes, now);
   if (changes.empty() && !due)
     return;
   written_ = now;
@@ -194,6 +203,8 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       watched_.erase(found);
     }
     schedule_.remove(gone);
+    symbols_.forget(gone);
+    escalation_.forget(gone);
   }
   for (const pid_t postmaster : changes.servers_vanished)
     if (reader_)
@@ -248,6 +259,7 @@ void Pipeline::notice_activity(Time now)
       now - tidied_ >= (reader_->untidy() ? kTidyAtMostEvery : options_.schedule.interval)) {
     tidied_ = now;
     reader_->tidy();
+    blocks_.tidy([&](pid_t pid) { return servers_.find_process(pid) || reader_->slot(pid); });
   }
   for (auto &[id, watched] : watched_) {
     const auto *slot = probed(watched) ? reader_->slot(id.pid) : nullptr;
@@ -272,6 +284,20 @@ void Pipeline::notice_activity(Time now)
   }
   if (look_at_cpu)
     look_after_ = now + pause_after(thread_cpu() - began, reader_ != nullptr);
+}
+
+// What level block counted, before the sweeps that take it.
+void Pipeline::read_blocks(Time now)
+{
+  if (!reader_ || now < read_blocks_after_)
+    return;
+  if (const auto hits = reader_->totals().hits[PGMT_PROBE_BLOCK]; hits != block_hits_) {
+    block_hits_ = hits;
+    const auto began = thread_cpu();
+    blocks_.refresh();
+    read_blocks_after_ =
+        now + std::max<Duration>(kBlocksAtMostEvery, (thread_cpu() - began) * kBlocksShare);
+  }
 }
 
 bool Pipeline::sweep_due(Time now)
@@ -319,6 +345,7 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
         pid, attachment ? attachment->probes.statements_since() : UINT64_MAX);
     if (const auto *slot = reader_->slot(pid); slot && snapshot->activity.in_statement)
       watched.reader.read_statement(*slot, snapshot->activity);
+    snapshot->block_growth = blocks_.growth(pid);
   }
 
   const auto found = first ? SweepSchedule::Found::a_change : compare(*watched.last, *snapshot);
@@ -331,6 +358,26 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
   // Exact passes have a share of their own: the schedule plans with what the usual one costs.
   schedule_.swept(process.identity.id, now,
                   exact && watched.header_cost.count() ? watched.header_cost : cost, found);
+}
+
+// ---- escalate ----
+
+// Suspects get probes of their own for a while.
+void Pipeline::escalate(std::span<const Violation> changes, Time now)
+{
+  const auto probes_of = [&](const ProcessId &id) -> Probes * {
+    const auto watched = watched_.find(id);
+    auto *attachment =
+        watched == watched_.end() ? nullptr : attachments_.find(watched->second.binary);
+    return attachment ? &attachment->probes : nullptr;
+  };
+  for (const auto &id : escalation_.lower(now))
+    if (auto *probes = probes_of(id))
+      probes->detach_blocks(id.pid);
+  for (const auto &id : escalation_.raise(changes, now))
+    if (auto *probes = probes_of(id))
+      if (auto attached = probes->attach_blocks(id.pid); !attached && attached.error().err != ESRCH)
+        options_.warn(attached.error());
 }
 
 // ---- govern -----------------------------------------------------------------
@@ -417,6 +464,7 @@ Snapshot Pipeline::assemble() const
                         .wanted_level = options_.attachments.level};
     if (const auto *attachment = attachments_.find(server.binary)) {
       status.level = attachment->probes.level();
+      status.wanted_level = attachment->governor.wanted();
       if (const auto period = periods_.find(postmaster); period != periods_.end()) {
         status.cpu_seconds = period->second.cpu_seconds;
         status.overhead_ratio = attachment->governor.ratio_of(period->second);
@@ -464,12 +512,20 @@ Health Pipeline::health() const
                         {"processes_full", maps_.losses(PGMT_LOSS_SLOTS_FULL)},
                         {"task_storage", maps_.losses(PGMT_LOSS_TASK_STORAGE)},
                         {"contexts_full", maps_.losses(PGMT_LOSS_CONTEXTS_FULL)},
-                        {"walk_bound", maps_.losses(PGMT_LOSS_WALK_BOUND)}};
+                        {"walk_bound", maps_.losses(PGMT_LOSS_WALK_BOUND)},
+                        {"blocks_unseen", maps_.losses(PGMT_LOSS_BLOCKS_UNSEEN)},
+                        {"growths_full", maps_.losses(PGMT_LOSS_GROWTHS_FULL)},
+                        {"stacks_full", maps_.losses(PGMT_LOSS_STACKS_FULL)},
+                        {"stack_not_captured", maps_.losses(PGMT_LOSS_STACK)},
+                        {"stack_cut", maps_.losses(PGMT_LOSS_STACK_CUT)}};
   health.read_errors["root"] = maps_.losses(PGMT_LOSS_READ_ROOT);
   health.read_errors["walk"] = maps_.losses(PGMT_LOSS_READ_WALK);
+  health.read_errors["block"] = maps_.losses(PGMT_LOSS_READ_BLOCK);
   health.read_errors["text"] = maps_.losses(PGMT_LOSS_READ_TEXT);
   health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
   health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};
+  health.map_entries["growths"] = {blocks_.growths_used(), maps_.options().growths};
+  health.map_entries["stacks"] = {blocks_.stacks_used(), maps_.options().stacks};
   return health;
 }
 

@@ -18,13 +18,16 @@
 #include "attach/calibrate.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
+#include "collect/block_reader.h"
 #include "collect/kernel_reader.h"
 #include "collect/process_reader.h"
 #include "collect/sweep.h"
 #include "collect/sweep_schedule.h"
+#include "escalation.h"
 #include "rules/rule_set.h"
 #include "sinks/sink.h"
 #include "snapshot/snapshot.h"
+#include "symbols/symbolizer.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -37,6 +40,7 @@ public:
     SweepSchedule::Options schedule;
     SweepLimits sweep_limits;
     Calibration calibration;
+    Escalation::Options escalation;
     std::function<void(const Error &)> warn; // what does not end the run
   };
 
@@ -83,6 +87,8 @@ private:
   bool probed(const Watched &watched) const;
   bool sweep_due(Time now);
   void sweep(const ServerProcess &process, Watched &watched, Time now);
+  void read_blocks(Time now);
+  void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;
   pid_t server_of(const pgmt_process &process) const;
@@ -95,6 +101,9 @@ private:
   KernelMaps maps_;
   Attachments attachments_;
   std::unique_ptr<KernelReader> reader_; // null at level sweep
+  BlockReader blocks_;
+  Symbolizer symbols_;
+  Escalation escalation_;
   SweepSchedule schedule_;
   RuleSet rules_;
   std::vector<std::unique_ptr<Sink>> sinks_;
@@ -103,11 +112,13 @@ private:
   SweepStats sweep_stats_; // of processes that are gone
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
-  Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{};
-  bool newcomers_ = false; // the kernel half saw processes that we do not know yet
-  bool dirty_ = false;     // something was swept since the last write
-  bool news_ = true;       // ... or came, or went, since the rules last looked
-  bool working_ = false;   // some process was, when we last looked
+  Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{},
+      read_blocks_after_{};
+  std::uint64_t block_hits_ = 0; // when blocks were last read
+  bool newcomers_ = false;       // the kernel half saw processes that we do not know yet
+  bool dirty_ = false;           // something was swept since the last write
+  bool news_ = true;             // ... or came, or went, since the rules last looked
+  bool working_ = false;         // some process was, when we last looked
 };
 
 } // namespace pgmemtrace

@@ -21,6 +21,8 @@
 #define PGMT_QUERY_LEN 1024 /* bytes of query text kept, with its NUL */
 #define PGMT_NO_SLOT 0xffffffffu
 #define PGMT_WALK_MAX 16384 /* steps of one walk at most: each context, and each way up */
+#define PGMT_SITES 64	    /* of level block, per binary; a power of two */
+#define PGMT_STACK_FRAMES 64
 
 /* The programs, in the order of hits[] and of the metric label "probe". */
 enum pgmt_probe {
@@ -30,6 +32,7 @@ enum pgmt_probe {
 	PGMT_PROBE_SETTLE,  /* ReadyForQuery */
 	PGMT_PROBE_XACT,    /* AtEOXact_Snapshot; by pid, only processes that never settle */
 	PGMT_PROBE_EXIT,    /* proc_exit */
+	PGMT_PROBE_BLOCK,   /* calls of malloc, realloc and free in the allocators: pgmt_site */
 	PGMT_PROBES,
 };
 
@@ -71,7 +74,47 @@ enum pgmt_loss {
 	PGMT_LOSS_READ_WALK,	 /* a context in a walk could not be read */
 	PGMT_LOSS_READ_TEXT,	 /* the query text could not be read */
 	PGMT_LOSS_WALK_BOUND,	 /* a walk ended before the tree did */
+	PGMT_LOSS_READ_BLOCK,	 /* a block or its context could not be read, or is none */
+	PGMT_LOSS_BLOCKS_UNSEEN, /* a context's size had changed without a probe seeing it */
+	PGMT_LOSS_GROWTHS_FULL,	 /* the growths or the names map was full */
+	PGMT_LOSS_STACKS_FULL,	 /* the stacks map was full */
+	PGMT_LOSS_STACK,	 /* a call stack could not be captured */
+	PGMT_LOSS_STACK_CUT,	 /* ... was longer than PGMT_STACK_FRAMES */
 	PGMT_LOSSES,
+};
+
+/* What a probed call does to a context's blocks. */
+enum pgmt_site_kind {
+	PGMT_SITE_GAIN,	  /* malloc for a context that is there: size in the first argument */
+	PGMT_SITE_CREATE, /* malloc for a context to be: size as above */
+	PGMT_SITE_RESIZE, /* realloc of a block: it and its new size in the first two arguments */
+	PGMT_SITE_RETURN, /* free of a block, or of a whole context */
+};
+
+/* Where a site's context is (of PGMT_SITE_CREATE: its name), besides places of registers. */
+enum pgmt_holder {
+	PGMT_HOLDER_FRAME = 0x80, /* in the word at frame_offset from the frame pointer */
+	PGMT_HOLDER_BLOCK,	  /* in the block, at owner_at */
+};
+
+/* How large a block is. */
+enum pgmt_block_size {
+	PGMT_SIZE_TO_END,     /* up to the pointer at size_at in the block */
+	PGMT_SIZE_IN_BLOCK,   /* the word there */
+	PGMT_SIZE_IN_CONTEXT, /* the 4 bytes there in its context: all blocks are alike */
+};
+
+/* A probed call of malloc, realloc or free; its index is the cookie. */
+struct pgmt_site {
+	__u64 address;	   /* link-time */
+	__u32 context_tag; /* NodeTag of the contexts of this allocator */
+	__u8 kind;	   /* enum pgmt_site_kind */
+	__u8 holder; /* place of a register in struct pt_regs, in words; or enum pgmt_holder */
+	__s16 frame_offset;
+	__u16 owner_at;
+	__u16 size_at;
+	__u8 size_from; /* enum pgmt_block_size */
+	__u8 unused[3];
 };
 
 /*
@@ -92,15 +135,63 @@ struct pgmt_context_key {
 	__u64 address;
 };
 
-/* One context of one process that a walk found worth keeping (>= walk_min_bytes). */
+/*
+ * One context of one process that a walk found worth keeping (>= walk_min_bytes), or that gained
+ * or returned a block at level block.
+ */
 struct pgmt_context {
 	__u64 parent;
 	__u64 name;	   /* address of a constant in the binary or a library */
 	__u64 ident;	   /* address; may dangle */
-	__u64 bytes;	   /* mem_allocated at the last walk that saw it */
+	__u64 bytes;	   /* mem_allocated when last seen or foretold; 0: not known */
 	__u64 start_bytes; /* at the last walk outside a statement; 0: it was not there */
-	__u64 peak_bytes;  /* largest of all walks since it came */
+	__u64 peak_bytes;  /* largest that was seen since it came */
 	__u64 walk;	   /* number of the last walk that saw it: pgmt_process.walks */
+	__u64 seen_ns;	   /* when `bytes` was last set */
+	/* level block, since the context was first seen there */
+	__u64 gained;	/* bytes */
+	__u64 returned; /* bytes */
+	__u64 gains;	/* blocks from malloc, or enlarged */
+	__u64 returns;
+};
+
+/*
+ * Contexts of one name (the key's address) in one process that were made with fresh memory.
+ * Those that aset.c takes from its free list count neither when made nor when deleted.
+ */
+struct pgmt_name {
+	__u64 made;
+	__u64 freed;
+	__u64 most; /* at one time */
+};
+
+/* A call stack of a process, innermost first; 0: the end. */
+struct pgmt_stack {
+	__u64 ip[PGMT_STACK_FRAMES];
+};
+
+struct pgmt_stack_key {
+	__u64 tgid;
+	__u64 hash; /* of its addresses; 0: not captured */
+};
+
+/* Values of pgmt_growth_key.context that are no addresses: all contexts of the name together. */
+enum pgmt_contexts {
+	PGMT_CONTEXTS_MADE,
+	PGMT_CONTEXTS_SMALL, /* below walk_min_bytes: thousands may leak, each of them small */
+};
+
+/* Who made what grow beyond its earlier peak. */
+struct pgmt_growth_key {
+	struct pgmt_stack_key stack;
+	__u64 context; /* its address, or enum pgmt_contexts */
+	__u64 name;    /* address of the context's name */
+};
+
+struct pgmt_growth {
+	__u64 bytes;
+	__u64 blocks;
+	__u64 last_ns;
 };
 
 /* State of a running walk. */
@@ -126,9 +217,8 @@ struct pgmt_walk {
  */
 struct pgmt_process {
 	/* line 1: who it is, what is counted */
-	__u32 tgid;	 /* 0: free slot; as the initial pid namespace sees it */
-	__u32 binary;	 /* which loaded object owns it: hits through others are ignored */
-	__u64 load_bias; /* runtime address - link-time address of the executable */
+	__u32 tgid;   /* 0: free slot; as the initial pid namespace sees it */
+	__u32 binary; /* which loaded object owns it: hits through others are ignored */
 	__u64 hits[PGMT_PROBES];
 
 	/* line 2: the request that runs, and when each dearer look was last taken */
@@ -157,6 +247,8 @@ struct pgmt_process {
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
+
+	__u64 load_bias; /* runtime address - link-time address of the executable */
 
 	/* the top-level utility statement that runs */
 	__u64 utility_stmt; /* its PlannedStmt; 0: joined midway, only the text is known */
@@ -193,6 +285,10 @@ struct pgmt_process {
 	 * per process, never per CPU */
 	struct pgmt_walk walk;
 	__u64 scratch[16];
+	struct pgmt_growth_key growth_key;
+	struct pgmt_growth growth;
+	struct pgmt_name name;
+	struct pgmt_stack stack;
 } __attribute__((aligned(64)));
 
 enum pgmt_event_type {
@@ -246,7 +342,11 @@ struct pgmt_peak_event {
 
 PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
-PGMT_ASSERT_SIZE(struct pgmt_context, 56);
+PGMT_ASSERT_SIZE(struct pgmt_context, 96);
+PGMT_ASSERT_SIZE(struct pgmt_site, 24);
+PGMT_ASSERT_SIZE(struct pgmt_name, 24);
+PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);
+PGMT_ASSERT_SIZE(struct pgmt_growth, 24);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 128);

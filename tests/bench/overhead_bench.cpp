@@ -183,12 +183,12 @@ private:
   std::unique_ptr<bpf_link, Free> link_;
 };
 
-// Both levels, each with empty programs and with ours.
-void both_levels(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
+// Every level, each with empty programs and with ours.
+void every_level(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
                  const std::function<double()> &measure)
 {
   EmptyProbes empty(bench);
-  for (Level level : {Level::request, Level::statement}) {
+  for (Level level : {Level::request, Level::statement, Level::block}) {
     out.push_back(report(
         part, fmt::format("level {}, empty programs", to_string(level)), "us",
         pairs(rounds, measure, [&](bool on) { on ? empty.attach(level) : empty.detach(); })));
@@ -244,7 +244,7 @@ private:
 void point(Bench &bench, nlohmann::json &out)
 {
   PointQueries client(*bench.cluster);
-  both_levels(bench, out, "point", bench.rounds, [&] { return client.run(bench.stretch); });
+  every_level(bench, out, "point", bench.rounds, [&] { return client.run(bench.stretch); });
 }
 
 // bpftrace counting by pid at the same functions' entries: what people do by hand.
@@ -304,9 +304,33 @@ void loop(Bench &bench, nlohmann::json &out)
     session.exec(block);
     return (now() - begin) * 1e6 / 20000;
   };
-  for (Level level : {Level::request, Level::statement})
+  for (Level level : {Level::request, Level::statement, Level::block})
     out.push_back(
         report("loop", fmt::format("level {}", to_string(level)), "us",
+               pairs(bench.rounds, run, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+}
+
+// ---- a bulk load ---------------------------------------------------------------------
+
+// Microseconds per row: few statements, many blocks.
+void load(Bench &bench, nlohmann::json &out)
+{
+  constexpr int kRows = 100'000;
+  Session session = bench.cluster->connect();
+  session.exec("CREATE UNLOGGED TABLE loaded (id int, v text)");
+  const auto run = [&] {
+    session.exec("TRUNCATE loaded");
+    const double begin = now();
+    session.exec("INSERT INTO loaded SELECT g, md5(g::text) FROM generate_series(1, " +
+                 std::to_string(kRows) + ") g");
+    session.exec("CREATE INDEX loaded_v ON loaded (v)");
+    const double took = now() - begin;
+    session.exec("DROP INDEX loaded_v");
+    return took * 1e6 / kRows;
+  };
+  for (Level level : {Level::statement, Level::block})
+    out.push_back(
+        report("load", fmt::format("level {}", to_string(level)), "us",
                pairs(bench.rounds, run, [&](bool on) { bench.level(on ? level : Level::sweep); })));
 }
 
@@ -341,7 +365,7 @@ double server_cpu(const Bench &bench)
 
 void tpcb(Bench &bench, nlohmann::json &out)
 {
-  both_levels(bench, out, "tpcb", std::max(bench.rounds, 20), [&] {
+  every_level(bench, out, "tpcb", std::max(bench.rounds, 20), [&] {
     const double before = server_cpu(bench);
     const auto result = pgbench(bench, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
     // pgbench's sessions end with it, and the postmaster reaps them at once.
@@ -426,7 +450,7 @@ int main(int argc, char **argv)
   CLI::App app("What each level costs a PostgreSQL server");
   int rounds = 12;
   double stretch = 0.4;
-  std::vector<std::string> parts{"point", "loop", "tpcb", "attach", "daemon", "rivals"};
+  std::vector<std::string> parts{"point", "loop", "load", "tpcb", "attach", "daemon", "rivals"};
   app.add_option("--rounds", rounds, "Pairs of off and on")->capture_default_str();
   app.add_option("--stretch", stretch, "Seconds of each stretch of point queries")
       ->capture_default_str();
@@ -442,7 +466,7 @@ int main(int argc, char **argv)
 
   auto out = nlohmann::json::array();
   const std::vector<std::pair<std::string, void (*)(Bench &, nlohmann::json &)>> all{
-      {"point", point},        {"loop", loop},     {"tpcb", tpcb},
+      {"point", point},        {"loop", loop},     {"load", load},    {"tpcb", tpcb},
       {"attach", attach_time}, {"daemon", daemon}, {"rivals", rivals}};
   for (const auto &[name, run] : all)
     if (std::find(parts.begin(), parts.end(), name) != parts.end())

@@ -14,14 +14,14 @@
 namespace pgmemtrace::test {
 namespace {
 
-void check_placement(Disassembler &disassembler, std::span<const std::byte> code,
-                     std::uint64_t entry, unsigned arguments, const Placement &placement)
+void check_placement(Disassembler &disassembler, ElfFile::Machine machine,
+                     std::span<const std::byte> code, std::uint64_t entry, unsigned arguments, const Placement &placement)
 {
   const std::uint64_t site = entry + placement.displacement;
   must(placement.displacement < code.size(), "a site lies in the function");
   std::map<unsigned, std::size_t> held; // register -> the argument in it
   for (std::size_t i = 0; i < placement.arguments.size(); ++i)
-    held[static_cast<unsigned>(i)] = i;
+    held[argument_registers(machine)[i]] = i;
   std::size_t offset = 0;
   while (offset < placement.displacement) {
     const auto before = disassembler.decode(code.subspan(offset), entry + offset);
@@ -69,7 +69,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t *bytes, std::size_t size)
   const auto disassembler = Disassembler::create(machine);
   test::must(static_cast<bool>(disassembler), "both machines can be decoded");
   if (const auto placement = place_probe(machine, code, entry, arguments))
-    test::check_placement(**disassembler, code, entry, arguments, *placement);
+    test::check_placement(**disassembler, machine, code, entry, arguments, *placement);
 
   const std::array functions{ElfFile::Symbol{entry, code.size() / 2},
                              ElfFile::Symbol{entry + code.size() / 2, 0}};

@@ -8,6 +8,7 @@
 #include "cli/units.h"
 #include "collect/kernel_reader.h"
 #include "collect/sweep_schedule.h"
+#include "escalation.h"
 #include "governor.h"
 
 namespace pgmemtrace {
@@ -85,6 +86,85 @@ TEST(Governor, judges_a_long_period_like_many_short_ones)
       std::nullopt);
   EXPECT_EQ(governor.judge({.probe_seconds = 12, .cpu_seconds = 60, .seconds = 60}, kStart + 120s),
             Level::request);
+}
+
+TEST(Governor, keeps_level_block_whatever_it_costs_until_its_time_is_up)
+{
+  Governor governor({.wanted = Level::block, .budget = 0.05, .exempt_for = 60s});
+  for (auto now = kStart; now < kStart + 60s; now += 1s)
+    EXPECT_EQ(governor.judge(period(3.0), now), std::nullopt);
+  EXPECT_EQ(governor.level(), Level::block);
+  EXPECT_EQ(governor.wanted(), Level::block);
+  EXPECT_EQ(governor.judge(period(3.0), kStart + 60s), Level::statement);
+  EXPECT_EQ(governor.wanted(), Level::statement); // nobody is to be alarmed that it is lower
+  EXPECT_EQ(governor.judge(period(3.0), kStart + 61s), Level::request); // judged like any other
+  for (auto now = kStart + 62s; now < kStart + 600s; now += 1s)
+    governor.judge(period(0), now);
+  EXPECT_EQ(governor.level(), Level::statement); // and never climbs above
+}
+
+TEST(Governor, ends_level_block_without_a_budget_too)
+{
+  Governor governor({.wanted = Level::block, .budget = 0, .exempt_for = 60s});
+  EXPECT_EQ(governor.judge(period(0.1), kStart), std::nullopt);
+  EXPECT_EQ(governor.judge(period(0.1), kStart + 60s), Level::statement);
+}
+
+// ---- escalation -----------------------------------------------------------------
+
+Violation suspect(pid_t pid, const std::string &rule = "ctx_bloat")
+{
+  Violation violation;
+  violation.process.id = {pid, 1};
+  violation.rule = rule;
+  violation.path = "TopMemoryContext/x";
+  return violation;
+}
+
+std::vector<ProcessId> raise(Escalation &escalation, std::vector<Violation> changes,
+                             Escalation::Time now)
+{
+  return escalation.raise(changes, now);
+}
+
+TEST(Escalation, is_off_unless_asked_for)
+{
+  Escalation escalation({});
+  EXPECT_TRUE(raise(escalation, {suspect(1)}, kStart).empty());
+}
+
+TEST(Escalation, raises_a_suspect_for_a_while_and_not_again_soon)
+{
+  Escalation escalation({.on = true, .look_for = 60s, .again_after = 600s});
+  const std::vector<ProcessId> one{{1, 1}};
+  EXPECT_EQ(raise(escalation, {suspect(1), suspect(1)}, kStart), one);
+  EXPECT_TRUE(raise(escalation, {suspect(1)}, kStart + 30s).empty());
+  EXPECT_TRUE(escalation.lower(kStart + 59s).empty());
+  EXPECT_EQ(escalation.lower(kStart + 60s), one);
+  EXPECT_TRUE(escalation.lower(kStart + 61s).empty());
+  EXPECT_TRUE(raise(escalation, {suspect(1)}, kStart + 599s).empty());
+  EXPECT_EQ(raise(escalation, {suspect(1)}, kStart + 600s), one);
+}
+
+TEST(Escalation, raises_few_at_a_time)
+{
+  Escalation escalation({.on = true, .at_a_time = 2, .look_for = 60s});
+  EXPECT_EQ(raise(escalation, {suspect(1), suspect(2), suspect(3)}, kStart).size(), 2U);
+  EXPECT_TRUE(raise(escalation, {suspect(3)}, kStart + 1s).empty());
+  escalation.forget({1, 1});
+  EXPECT_EQ(raise(escalation, {suspect(3)}, kStart + 2s).size(), 1U);
+}
+
+TEST(Escalation, leaves_alone_what_level_block_cannot_explain)
+{
+  Escalation escalation({.on = true});
+  auto outside = suspect(1, "unattributed_growth");
+  outside.path.clear();
+  auto over = suspect(2);
+  over.state = ViolationState::cleared;
+  auto known = suspect(3);
+  known.stack_id = 7;
+  EXPECT_TRUE(raise(escalation, {outside, over, known, suspect(4, "peak")}, kStart).empty());
 }
 
 // ---- schedule -----------------------------------------------------------------

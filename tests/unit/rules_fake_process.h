@@ -70,6 +70,12 @@ public:
     return *this;
   }
 
+  // The address of the first context of a group.
+  static std::uint64_t address_of(const std::string &path)
+  {
+    return std::hash<std::string>{}(path)&0x0000ffff'ff000000ULL;
+  }
+
   ProcessSnapshot &values() { return snapshot_; } // for what has no function here
 
   ProcessSnapshot take()
@@ -93,7 +99,7 @@ public:
         EXPECT_TRUE(found) << "the parent of " << group.path << " was not set before it";
       }
       firsts.emplace_back(group.path, snapshot_.contexts.size());
-      const std::uint64_t base = std::hash<std::string>{}(group.path) & 0x0000ffff'ff000000ULL;
+      const std::uint64_t base = address_of(group.path);
       for (std::uint32_t i = 0; i < group.count; ++i) {
         Context context;
         context.address = base + 64ULL * i + (group.moving ? 8 * (taken_ % 7) : 0);

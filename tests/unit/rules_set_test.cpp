@@ -383,5 +383,100 @@ TEST(RuleSet, sessions_that_wander_about_a_level_stay_silent)
   }
 }
 
+// ---- who asked (level block) ---------------------------------------------------------
+
+constexpr std::uint64_t kMaker = 11, kGrower = 22, kOther = 33;
+
+TEST(RuleSet, names_the_stack_that_made_what_leaks)
+{
+  RuleSet rules;
+  FakeProcess process;
+  const std::string leak = kTop + "|my_extension";
+  process.values().block_growth = {
+      {.made = true, .name = "my_extension", .bytes = 9000, .blocks = 900, .stack = kMaker},
+      {.made = true, .name = "my_extension", .bytes = 90'000, .blocks = 9, .stack = kOther},
+      {.context = FakeProcess::address_of(leak),
+       .name = "my_extension",
+       .bytes = 8192,
+       .blocks = 1,
+       .stack = kGrower}};
+  const auto changes = leak_contexts(rules, process, 20);
+  ASSERT_FALSE(changes.empty());
+  EXPECT_EQ(changes.front().rule, "context_leak");
+  EXPECT_EQ(changes.front().stack_id, kMaker);
+}
+
+TEST(RuleSet, names_the_stack_that_made_a_context_grow)
+{
+  RuleSet rules;
+  FakeProcess process;
+  const std::string grows = kTop + "|my_cache";
+  const auto address = FakeProcess::address_of(grows);
+  process.values().block_growth = {
+      {.context = address, .name = "my_cache", .bytes = 8192, .blocks = 1, .stack = kOther},
+      {.context = address, .name = "my_cache", .bytes = 1 << 20, .blocks = 3, .stack = kGrower},
+      {.context = address, .name = "my_cache", .bytes = 2 << 20, .blocks = 9, .stack = 0},
+      {.context = address + 64, .name = "no such", .bytes = 1 << 30, .blocks = 9, .stack = kMaker}};
+  const auto changes =
+      run(rules, process, 60, [&](int i) { process.set(grows, 1, 20e3 * i, 21e3 * i); });
+  ASSERT_FALSE(changes.empty());
+  EXPECT_EQ(changes.front().rule, "ctx_bloat");
+  EXPECT_EQ(changes.front().stack_id, kGrower);
+}
+
+TEST(RuleSet, names_the_stack_that_made_small_contexts_of_a_name_grow)
+{
+  RuleSet rules;
+  FakeProcess process;
+  process.values().block_growth = {
+      {.name = "my_extension", .bytes = 1 << 20, .blocks = 100, .stack = kGrower},
+      {.name = "another", .bytes = 9 << 20, .blocks = 900, .stack = kOther}};
+  const auto changes = leak_contexts(rules, process, 20);
+  ASSERT_FALSE(changes.empty());
+  EXPECT_EQ(changes.front().stack_id, kGrower);
+}
+
+TEST(RuleSet, tells_again_once_it_is_known_who_did_it)
+{
+  RuleSet rules;
+  FakeProcess process;
+  auto changes = leak_contexts(rules, process, 20);
+  ASSERT_EQ(number(changes, ViolationState::raised), 1U);
+  EXPECT_EQ(changes.front().stack_id, 0U);
+  process.values().block_growth = {
+      {.made = true, .name = "my_extension", .bytes = 9000, .blocks = 9, .stack = kMaker}};
+  const auto leak = [&](int i) {
+    process.set(kTop + "|my_extension", static_cast<std::uint32_t>(1000 + i), 200e3 + i,
+                1000e3 + i);
+  };
+  changes = run(rules, process, 10, leak);
+  ASSERT_EQ(changes.size(), 1U);
+  EXPECT_EQ(changes.front().state, ViolationState::updated);
+  EXPECT_EQ(changes.front().stack_id, kMaker);
+}
+
+// ---- modules ---------------------------------------------------------------------------
+
+std::vector<Frame> stack_of(std::initializer_list<const char *> modules)
+{
+  std::vector<Frame> stack;
+  for (const char *module : modules)
+    stack.push_back({.code = {.module = module, .build_id = {}, .offset = 1}, .function = "f"});
+  return stack;
+}
+
+TEST(ModuleOf, is_the_innermost_one_that_is_not_the_server_or_its_c_library)
+{
+  const char *server = "/usr/lib/postgresql/15/bin/postgres";
+  const char *libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+  EXPECT_EQ(module_of(stack_of({server, server, libc})), "postgres");
+  EXPECT_EQ(module_of(stack_of({server, server, "/usr/lib/postgresql/15/lib/plpgsql.so", server,
+                                "/usr/lib/postgresql/15/lib/dblink.so", server, libc})),
+            "plpgsql.so");
+  EXPECT_EQ(module_of(stack_of({server, libc, "/opt/libcrypto.so.3", server})), "libcrypto.so.3");
+  EXPECT_EQ(module_of(stack_of({server, "[jit]", server})), "postgres");
+  EXPECT_EQ(module_of({}), "");
+}
+
 } // namespace
 } // namespace pgmemtrace::test

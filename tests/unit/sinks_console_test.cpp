@@ -188,5 +188,23 @@ TEST_F(ConsoleSinkTest, reports_a_stream_that_takes_nothing)
   EXPECT_FALSE(sink.write(snapshot(), {}, {}));
 }
 
+TEST_F(ConsoleSinkTest, shows_who_asked_without_the_servers_allocator)
+{
+  const std::string server = "/usr/lib/postgresql/15/bin/postgres";
+  const auto frame = [](const std::string &module, const std::string &function) {
+    return Frame{.code = {.module = module, .build_id = {}, .offset = 1},
+                 .function = function,
+                 .offset = 0x10};
+  };
+  Violation named = violation();
+  named.module = "plpgsql.so";
+  named.stack = {frame(server, ""), frame(server, "palloc"), frame(server, "construct_md_array"),
+                 frame("/lib/plpgsql.so", "exec_stmt"), frame(server, "PostgresMain")};
+  const auto lines = lines_of(named);
+  EXPECT_THAT(lines[0], HasSubstr("from plpgsql.so"));
+  EXPECT_EQ(lines[1], "    allocated by: construct_md_array+0x10 < exec_stmt+0x10 (plpgsql.so) < "
+                      "PostgresMain+0x10");
+}
+
 } // namespace
 } // namespace pgmemtrace::test

@@ -159,5 +159,27 @@ TEST(JsonSink, reports_a_stream_that_takes_nothing)
   EXPECT_THAT(to_string(result.error()), testing::HasSubstr("No space left"));
 }
 
+TEST(JsonSink, gives_a_stack_frame_by_frame)
+{
+  Violation named = violation();
+  named.module = "plpgsql.so";
+  named.stack = {
+      {.code = {.module = "/usr/lib/postgresql/15/bin/postgres", .build_id = {}, .offset = 1},
+       .function = "palloc",
+       .offset = 0x1f},
+      {.code = {.module = "/lib/plpgsql.so", .build_id = {}, .offset = 0x4f10},
+       .function = {},
+       .offset = 0x4f10,
+       .start = 0,
+       .file = "pl_exec.c",
+       .line = 7}};
+  const ordered_json line = line_of(named);
+  EXPECT_EQ(line["module"], "plpgsql.so");
+  EXPECT_EQ(
+      line["stack"].dump(),
+      R"([{"module":"/usr/lib/postgresql/15/bin/postgres","function":"palloc","offset":31},)"
+      R"({"module":"/lib/plpgsql.so","function":null,"offset":20240,"file":"pl_exec.c","line":7}])");
+}
+
 } // namespace
 } // namespace pgmemtrace::test

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include <fmt/format.h>
+
 #include "attach/same_file.h"
 
 namespace pgmemtrace {
@@ -91,6 +93,21 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
   return Ok{};
 }
 
+// What level block will not see of a binary; nothing to say if that is nothing.
+std::optional<Error> Attachments::coverage(const Binary &binary) const
+{
+  const auto *attachment = find(&binary);
+  if (!attachment || options_.level < Level::block)
+    return std::nullopt;
+  const auto &plan = attachment->probes.plan();
+  const auto missing = std::ranges::count(plan.unplaced, PGMT_PROBE_BLOCK, &UnplacedProbe::probe);
+  if (missing == 0)
+    return std::nullopt;
+  return Error{fmt::format("{}: {} places where contexts gain or return blocks are not watched",
+                           binary.path, missing),
+               0, "`pgmemtrace doctor` says which and why; what grows there has no stack"};
+}
+
 Result<> Attachments::select(pid_t pid, const ServerList &servers)
 {
   if (options_.selection.all || !maps_.created() || !selected_.insert(pid).second)
@@ -114,19 +131,24 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
     return errors;
 
   for (const Binary *binary : in_use)
-    if (!find(binary) && !refused_.contains(binary))
+    if (!find(binary) && !refused_.contains(binary)) {
       if (auto done = attach(*binary, servers); !done) {
         if (done.error().err == ESRCH)
           continue; // whose executable it was just ended: others may run it, the next look tells
         refused_.insert(binary);
         errors.push_back(done.error());
+      } else if (auto incomplete = coverage(*binary)) {
+        errors.push_back(*incomplete);
       }
+    }
 
   for (const auto &gone : changes.vanished) {
     if (selected_.erase(gone.pid))
       maps_.deselect(gone.pid);
-    for (const auto &attachment : attached_)
+    for (const auto &attachment : attached_) {
       attachment->probes.detach_transactions(gone.pid);
+      attachment->probes.detach_blocks(gone.pid);
+    }
   }
   for (const auto &id : changes.appeared)
     if (auto selected = select(id.pid, servers); !selected)

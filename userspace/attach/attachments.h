@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -52,6 +53,7 @@ public:
 private:
   Result<> attach(const Binary &binary, const ServerList &servers);
   Result<Attachment *> attached_by_another_name(const Binary &binary) const;
+  std::optional<Error> coverage(const Binary &binary) const;
   Result<> select(pid_t pid, const ServerList &servers);
 
   KernelMaps &maps_;

@@ -191,6 +191,11 @@ struct ElfFile::Impl {
   void build_functions();
   void add_function(const Dwarf_FDE &fde, unsigned encoding, std::uint64_t section_address,
                     const Elf_Data &data);
+  struct Relocation {
+    GElf_Rela rela;
+    std::size_t symbols; // section number of the symbol table
+  };
+  std::optional<Relocation> relocation_at(std::uint64_t address) const;
   std::span<const std::byte> contents(Load &load);
   std::optional<std::string> find_string(const Load &load, std::string_view prefix) const;
 };
@@ -410,6 +415,26 @@ void ElfFile::Impl::build_functions()
   functions.shrink_to_fit();
 }
 
+std::optional<ElfFile::Impl::Relocation> ElfFile::Impl::relocation_at(std::uint64_t address) const
+{
+  for (Elf_Scn *scn = nullptr; (scn = elf_nextscn(elf.get(), scn)) != nullptr;) {
+    GElf_Shdr shdr;
+    if (gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_RELA ||
+        shdr.sh_size > kMaxSegment)
+      continue;
+    Elf_Data *data = elf_getdata(scn, nullptr);
+    if (data == nullptr || data->d_type != ELF_T_RELA)
+      continue;
+    const std::size_t count = std::min(data->d_size / sizeof(Elf64_Rela), kMaxEntries);
+    for (std::size_t i = 0; i < count; ++i) {
+      GElf_Rela rela;
+      if (gelf_getrela(data, static_cast<int>(i), &rela) != nullptr && rela.r_offset == address)
+        return Relocation{rela, shdr.sh_link};
+    }
+  }
+  return std::nullopt;
+}
+
 std::span<const std::byte> ElfFile::Impl::contents(Load &load)
 {
   if (load.copy.empty() && load.size <= kMaxSegment)
@@ -536,6 +561,41 @@ std::span<const std::byte> ElfFile::bytes(std::uint64_t address, std::size_t siz
   return {};
 }
 
+std::string ElfFile::imported_at(std::uint64_t address) const
+{
+  const auto relocation = impl_->relocation_at(address);
+  Elf_Scn *scn = relocation ? elf_getscn(impl_->elf.get(), relocation->symbols) : nullptr;
+  GElf_Shdr shdr;
+  GElf_Sym symbol;
+  if (scn == nullptr || gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_DYNSYM ||
+      gelf_getsym(elf_getdata(scn, nullptr), static_cast<int>(GELF_R_SYM(relocation->rela.r_info)),
+                  &symbol) == nullptr ||
+      symbol.st_shndx != SHN_UNDEF)
+    return {};
+  const auto strings = impl_->strings(shdr.sh_link);
+  if (symbol.st_name >= strings.size())
+    return {};
+  const auto rest = strings.substr(symbol.st_name);
+  return std::string(rest.substr(0, std::min(rest.find('\0'), kMaxString)));
+}
+
+// The addend of R_*_RELATIVE, which has no symbol; without a relocation (an executable with fixed
+// addresses, packed relocations) what the file holds.
+std::optional<std::uint64_t> ElfFile::pointer_at(std::uint64_t address) const
+{
+  if (const auto relocation = impl_->relocation_at(address)) {
+    if (GELF_R_SYM(relocation->rela.r_info) != 0)
+      return std::nullopt;
+    return static_cast<std::uint64_t>(relocation->rela.r_addend);
+  }
+  std::uint64_t value = 0;
+  const auto held = bytes(address, sizeof value);
+  if (held.size() != sizeof value)
+    return std::nullopt;
+  std::memcpy(&value, held.data(), sizeof value);
+  return value;
+}
+
 std::vector<ElfFile::Segment> ElfFile::executable_segments() const
 {
   std::vector<Segment> segments;
@@ -587,6 +647,16 @@ bool ElfFile::exports(std::string_view name) const
 {
   const auto &table = impl_->built(impl_->dynamic, SHT_DYNSYM);
   return impl_->find(table, name, STT_FUNC) || impl_->find(table, name, STT_OBJECT);
+}
+
+bool ElfFile::exports_function_at(std::uint64_t address) const
+{
+  const auto &table = impl_->built(impl_->dynamic, SHT_DYNSYM);
+  return std::ranges::any_of(table.names, [&](const Impl::HashedName &name) {
+    GElf_Sym symbol;
+    return gelf_getsym(table.data, static_cast<int>(name.index), &symbol) != nullptr &&
+           symbol.st_value == address && GELF_ST_TYPE(symbol.st_info) == STT_FUNC;
+  });
 }
 
 std::uint64_t ElfFile::entry_address() const { return impl_->header.e_entry; }

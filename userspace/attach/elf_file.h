@@ -55,6 +55,11 @@ public:
   std::optional<Symbol> bounds(std::uint64_t address) const;
   // Bytes at a link-time address, cut at the end of the segment.  Valid until drop_bytes().
   std::span<const std::byte> bytes(std::uint64_t address, std::size_t size) const;
+  // Name of what the dynamic linker puts into the pointer at an address ("malloc"); empty if
+  // that is nothing from another file.
+  std::string imported_at(std::uint64_t address) const;
+  // Where a pointer in the file points, as a link-time address; nullopt if it is none.
+  std::optional<std::uint64_t> pointer_at(std::uint64_t address) const;
   // All executable PT_LOAD bytes with their link-time address.
   struct Segment {
     std::uint64_t address = 0;
@@ -73,6 +78,8 @@ public:
   std::optional<std::string> find_string(std::string_view prefix) const;
   // In .dynsym alone: cheap, also on a large executable of somebody else.
   bool exports(std::string_view name) const;
+  // Does a function in .dynsym begin there?
+  bool exports_function_at(std::uint64_t address) const;
   std::uint64_t entry_address() const; // link-time; AT_ENTRY of a process minus this: load bias
   // For libdw, and for what is asked for in one place only.  Ours; reads with pread.
   ::Elf *handle() const;

@@ -2,6 +2,7 @@
 // instruction.cpp - x86-64 decoded, and the tables of the x86 kernel; the choice of the machine.
 #include "attach/instruction.h"
 
+#include <array>
 #include <utility>
 
 #include "attach/aarch64.h"
@@ -10,38 +11,82 @@
 namespace pgmemtrace {
 namespace {
 
-// System V: rdi, rsi, rdx, rcx, r8, r9.
-int x86_64_argument(unsigned reg)
+// Every name of a general register, in the order of their numbers.
+constexpr x86_reg kX86Registers[kRegisters][5] = {
+    {X86_REG_RAX, X86_REG_EAX, X86_REG_AX, X86_REG_AL, X86_REG_AH},
+    {X86_REG_RCX, X86_REG_ECX, X86_REG_CX, X86_REG_CL, X86_REG_CH},
+    {X86_REG_RDX, X86_REG_EDX, X86_REG_DX, X86_REG_DL, X86_REG_DH},
+    {X86_REG_RBX, X86_REG_EBX, X86_REG_BX, X86_REG_BL, X86_REG_BH},
+    {X86_REG_RSP, X86_REG_ESP, X86_REG_SP, X86_REG_SPL},
+    {X86_REG_RBP, X86_REG_EBP, X86_REG_BP, X86_REG_BPL},
+    {X86_REG_RSI, X86_REG_ESI, X86_REG_SI, X86_REG_SIL},
+    {X86_REG_RDI, X86_REG_EDI, X86_REG_DI, X86_REG_DIL},
+    {X86_REG_R8, X86_REG_R8D, X86_REG_R8W, X86_REG_R8B},
+    {X86_REG_R9, X86_REG_R9D, X86_REG_R9W, X86_REG_R9B},
+    {X86_REG_R10, X86_REG_R10D, X86_REG_R10W, X86_REG_R10B},
+    {X86_REG_R11, X86_REG_R11D, X86_REG_R11W, X86_REG_R11B},
+    {X86_REG_R12, X86_REG_R12D, X86_REG_R12W, X86_REG_R12B},
+    {X86_REG_R13, X86_REG_R13D, X86_REG_R13W, X86_REG_R13B},
+    {X86_REG_R14, X86_REG_R14D, X86_REG_R14W, X86_REG_R14B},
+    {X86_REG_R15, X86_REG_R15D, X86_REG_R15W, X86_REG_R15B},
+};
+
+int x86_64_register(unsigned reg)
 {
-  switch (reg) {
-  case X86_REG_RDI:
-  case X86_REG_EDI:
-  case X86_REG_DI:
-  case X86_REG_DIL: return 0;
-  case X86_REG_RSI:
-  case X86_REG_ESI:
-  case X86_REG_SI:
-  case X86_REG_SIL: return 1;
-  case X86_REG_RDX:
-  case X86_REG_EDX:
-  case X86_REG_DX:
-  case X86_REG_DL:
-  case X86_REG_DH: return 2;
-  case X86_REG_RCX:
-  case X86_REG_ECX:
-  case X86_REG_CX:
-  case X86_REG_CL:
-  case X86_REG_CH: return 3;
-  case X86_REG_R8:
-  case X86_REG_R8D:
-  case X86_REG_R8W:
-  case X86_REG_R8B: return 4;
-  case X86_REG_R9:
-  case X86_REG_R9D:
-  case X86_REG_R9W:
-  case X86_REG_R9B: return 5;
-  default: return -1;
+  for (unsigned number = 0; reg != X86_REG_INVALID && number < kRegisters; number++)
+    for (const x86_reg name : kX86Registers[number])
+      if (reg == static_cast<unsigned>(name))
+        return static_cast<int>(number);
+  return -1;
+}
+
+// A move of all 64 bits, and nothing else.
+std::optional<Move> x86_64_move(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  if (instruction.id != X86_INS_MOV || detail.op_count != 2 ||
+      detail.operands[0].type != X86_OP_REG || detail.operands[1].type != X86_OP_REG ||
+      detail.operands[0].size != 8)
+    return std::nullopt;
+  const int to = x86_64_register(static_cast<unsigned>(detail.operands[0].reg));
+  const int from = x86_64_register(static_cast<unsigned>(detail.operands[1].reg));
+  if (to < 0 || from < 0)
+    return std::nullopt;
+  return Move{static_cast<unsigned>(from), static_cast<unsigned>(to)};
+}
+
+std::optional<FrameAccess> x86_64_frame(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  for (unsigned i = 0; i < detail.op_count; i++) {
+    const cs_x86_op &operand = detail.operands[i];
+    if (operand.type != X86_OP_MEM || operand.mem.base != X86_REG_RBP)
+      continue;
+    FrameAccess access{.offset = operand.mem.disp,
+                       .size = operand.size,
+                       .writes = (operand.access & CS_AC_WRITE) != 0,
+                       .reg = std::nullopt};
+    const bool indexed = operand.mem.index != X86_REG_INVALID;
+    if (indexed) // anywhere in the frame
+      access = {.offset = INT32_MIN, .size = ~0U, .writes = access.writes, .reg = std::nullopt};
+    else if (instruction.id == X86_INS_MOV && operand.size == 8 && detail.op_count == 2 &&
+             detail.operands[1 - i].type == X86_OP_REG)
+      if (const int reg = x86_64_register(static_cast<unsigned>(detail.operands[1 - i].reg));
+          reg >= 0)
+        access.reg = static_cast<unsigned>(reg);
+    return access;
   }
+  return std::nullopt;
+}
+
+std::optional<std::uint64_t> x86_64_named(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  for (unsigned i = 0; i < detail.op_count; i++)
+    if (detail.operands[i].type == X86_OP_MEM && detail.operands[i].mem.base == X86_REG_RIP)
+      return instruction.address + instruction.size +
+             static_cast<std::uint64_t>(detail.operands[i].mem.disp);
+  return std::nullopt;
 }
 
 // mov reg, [rip + x]; lea reg, [rip + x].
@@ -77,18 +122,51 @@ public:
     const cs_x86 &detail = raw->detail->x86;
     if (branch && detail.op_count == 1 && detail.operands[0].type == X86_OP_IMM)
       out.target = static_cast<std::uint64_t>(detail.operands[0].imm);
+    out.registers_written = capstone_.registers_written(x86_64_register);
+    out.move = x86_64_move(*raw);
     out.variable = x86_64_variable(*raw);
-    out.registers_written = capstone_.registers_written(x86_64_argument);
+    out.flow = flow_of(*raw, out.ends_path);
+    out.frame = x86_64_frame(*raw);
+    out.names = x86_64_named(*raw);
     return out;
   }
 
   std::uint32_t alignment() const override { return 1; }
 
 private:
+  Instruction::Flow flow_of(const cs_insn &raw, bool ends_path) const
+  {
+    if (capstone_.in_group(CS_GRP_CALL))
+      return Instruction::Flow::call;
+    if (raw.id == X86_INS_JMP)
+      return Instruction::Flow::jump;
+    if (capstone_.in_group(CS_GRP_JUMP))
+      return Instruction::Flow::conditional;
+    return ends_path ? Instruction::Flow::end : Instruction::Flow::next;
+  }
+
   Capstone capstone_;
 };
 
 } // namespace
+
+std::string_view register_name(unsigned number)
+{
+  static constexpr std::array<std::string_view, kRegisters> kNames{
+      "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+      "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+  return number < kNames.size() ? kNames[number] : "none";
+}
+
+std::span<const unsigned> argument_registers(ElfFile::Machine machine)
+{
+  // System V: rdi, rsi, rdx, rcx, r8, r9.  AAPCS64 passes two more.
+  static constexpr std::array<unsigned, kArguments> kX86{7, 6, 2, 1, 8, 9};
+  static constexpr std::array<unsigned, kArguments> kArm{0, 1, 2, 3, 4, 5};
+  if (machine == ElfFile::Machine::aarch64)
+    return kArm;
+  return kX86;
+}
 
 Result<std::unique_ptr<Disassembler>> Disassembler::create(ElfFile::Machine machine)
 {

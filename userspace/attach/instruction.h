@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "attach/elf_file.h"
 #include "util/result.h"
@@ -33,6 +34,14 @@ struct VariableUse {
   unsigned page = 0;       // the register that gets or holds the page; 0: `value` is all
 };
 
+// A word or a part of one at a fixed distance from the frame pointer.
+struct FrameAccess {
+  std::int64_t offset = 0; // from rbp
+  unsigned size = 0;       // bytes
+  bool writes = false;
+  std::optional<unsigned> reg; // what a plain move of 8 bytes takes it from or puts it into
+};
+
 struct Instruction {
   std::uint64_t address = 0;
   std::uint32_t size = 0;
@@ -42,12 +51,27 @@ struct Instruction {
   bool ends_path = false;
   std::optional<std::uint64_t> target; // of a direct jump or call
   bool refused = false;                // the kernel takes no probe on it, or breaks it
-  // Bit i: register i, or a part of it.  The arguments' registers come first, in their order;
-  // on AArch64 these are x0 to x30, on x86-64 the others have no number.
-  std::uint32_t registers_written = 0;
+  // Bit i: register i, or a part of it, as the machine numbers them: x0 to x30, rax to r15.
+  std::uint32_t registers_written = ~0U;
   std::optional<Move> move; // of one whole register to another
   std::optional<VariableUse> variable;
+
+  // For those who follow values through a function; x86-64 alone.
+  enum class Flow : std::uint8_t { next, conditional, jump, call, end };
+  Flow flow = Flow::end; // how the path goes on; `end`: it does not
+  std::optional<FrameAccess> frame;
+  std::optional<std::uint64_t> names; // address that an operand relative to rip names
 };
+
+// Numbers of the general registers of x86-64: those of the machine's encoding.
+inline constexpr unsigned kRegisters = 16;
+inline constexpr unsigned kFramePointer = 5;
+std::string_view register_name(unsigned number); // "rax"
+
+// As many arguments as both machines pass in registers, and those: numbers as in
+// Instruction::registers_written.
+inline constexpr std::size_t kArguments = 6;
+std::span<const unsigned> argument_registers(ElfFile::Machine machine);
 
 class Disassembler {
 public:

@@ -32,8 +32,8 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes, m.free_slots,      m.contexts, m.events,
-          m.selection, m.selection_epoch, m.losses,   m.tasks};
+  return {m.processes, m.free_slots, m.contexts, m.events,  m.selection, m.selection_epoch,
+          m.losses,    m.tasks,      m.names,    m.growths, m.stacks};
 }
 
 KernelMaps::~KernelMaps()
@@ -61,6 +61,8 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.free_slots, options_.processes);
   err = err ? err : bpf_map__set_max_entries(object.maps.contexts, options_.contexts);
   err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
+  err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
+  err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
   if (err)
     return Error{"size the BPF maps", -err};
   return Ok{};

@@ -31,9 +31,11 @@ public:
     std::uint32_t processes = 1024;         // slots; about 2 KiB of kernel memory each
     std::uint32_t contexts = 65536;         // grows on demand
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
+    std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
+    std::uint32_t stacks = 16384;           // 0.5 KiB each
   };
 
-  explicit KernelMaps(Options options) : options_(options) {}
+  explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
   ~KernelMaps();
   KernelMaps(const KernelMaps &) = delete;
   KernelMaps &operator=(const KernelMaps &) = delete;
@@ -48,6 +50,9 @@ public:
   std::uint64_t losses(pgmt_loss reason) const;
   int events_fd() const { return fds_[kEvents]; }
   int contexts_fd() const { return fds_[kContexts]; }
+  int names_fd() const { return fds_[kNames]; }
+  int growths_fd() const { return fds_[kGrowths]; }
+  int stacks_fd() const { return fds_[kStacks]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -69,12 +74,15 @@ private:
     kEpoch,
     kLosses,
     kTasks,
+    kNames,
+    kGrowths,
+    kStacks,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);
 
   Options options_;
-  std::array<int, kMaps> fds_{-1, -1, -1, -1, -1, -1, -1, -1};
+  std::array<int, kMaps> fds_;
   pgmt_process *processes_ = nullptr;
   std::uint64_t *epoch_ = nullptr;
   const std::uint64_t *losses_ = nullptr;

@@ -290,7 +290,8 @@ void read_slab(Layout &layout, const btf &types, std::string &missing)
   layout.slab.blocklists = slab.elements("blocklist");
   layout.slab.is_chunk_free = slab.at("isChunkFree", kPointer, Need::optional);
   const Struct block(types, "SlabBlock", Need::required, missing);
-  layout.slab_block = {block.size(), block.at("node", kList), block.at("nfree", kInt)};
+  layout.slab_block = {block.size(), block.at("node", kList), block.at("nfree", kInt),
+                       block.at("slab", kPointer, since_16)};
 }
 
 void read_bump(Layout &layout, const btf &types, std::string &missing)

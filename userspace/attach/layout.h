@@ -56,7 +56,7 @@ struct Layout {
     std::uint32_t is_chunk_free; // from 16 with MEMORY_CONTEXT_CHECKING, else kAbsent
   } slab{};
   struct {
-    std::uint32_t size, node, nfree;
+    std::uint32_t size, node, nfree, slab; // `slab`: from 16
   } slab_block{};
   // Bump: from 17, else all kAbsent
   struct {

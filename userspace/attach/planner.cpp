@@ -30,6 +30,7 @@ constexpr std::array<Target, PGMT_PROBES> kTargets{{
     {PGMT_PROBE_SETTLE, "settle", Level::request, "ReadyForQuery", 0},
     {PGMT_PROBE_XACT, "xact", Level::request, "AtEOXact_Snapshot", 0b01}, // isCommit
     {PGMT_PROBE_EXIT, "exit", Level::request, "proc_exit", 0b01},         // code
+    {PGMT_PROBE_BLOCK, "block", Level::block, nullptr, 0}, // calls: add_block_sites()
 }};
 
 // Larger than any function of PostgreSQL; a hostile file may claim anything.
@@ -64,16 +65,19 @@ bool leads_back(Disassembler &disassembler, std::span<const std::byte> function,
 // Which registers hold each argument, followed from the entry.
 class Arguments {
 public:
-  Arguments()
+  explicit Arguments(ElfFile::Machine machine)
+      : follows_copies_(machine == ElfFile::Machine::aarch64)
   {
+    const auto registers = argument_registers(machine);
     for (std::size_t i = 0; i < holders_.size(); i++)
-      holders_[i] = 1U << i;
+      holders_[i] = 1U << registers[i];
   }
 
   void follow(const Instruction &instruction)
   {
     for (std::uint32_t &holders : holders_) {
-      const bool moved = instruction.move && (holders >> instruction.move->from & 1U) != 0;
+      const bool moved =
+          follows_copies_ && instruction.move && (holders >> instruction.move->from & 1U) != 0;
       holders &= ~instruction.registers_written;
       if (moved)
         holders |= 1U << instruction.move->to;
@@ -99,6 +103,7 @@ public:
   }
 
 private:
+  bool follows_copies_; // the x86-64 program reads an argument from its own register only
   std::array<std::uint32_t, std::tuple_size_v<ArgumentRegisters>> holders_{};
 };
 
@@ -110,10 +115,10 @@ struct Choice {
 // The first instruction that every call reaches with its arguments in registers and that
 // `fits`.
 template <typename F>
-std::optional<Choice> first_that(Disassembler &disassembler, std::span<const std::byte> function,
-                                 std::uint64_t entry, unsigned arguments_read, F fits)
+std::optional<Choice> first_that(Disassembler &disassembler, Arguments arguments,
+                                 std::span<const std::byte> function, std::uint64_t entry,
+                                 unsigned arguments_read, F fits)
 {
-  Arguments arguments;
   std::size_t offset = 0;
   while (offset < function.size()) {
     auto instruction = disassembler.decode(function.subspan(offset), entry + offset);
@@ -168,8 +173,40 @@ std::optional<std::string> add_site(const ElfFile &elf, const Candidate &candida
                         .instruction = placement->instruction,
                         .emulated = placement->emulated,
                         .arguments = placement->arguments,
-                        .callers = callers});
+                        .callers = callers,
+                        .block = std::nullopt});
   return std::nullopt;
+}
+
+void add_block_sites(const ElfFile &elf, Plan &plan)
+{
+  const auto refuse = [&](std::string function, std::string reason) {
+    plan.unplaced.push_back({PGMT_PROBE_BLOCK, std::move(function), std::move(reason)});
+  };
+  auto found = find_block_sites(code_of(elf), allocators_of(elf));
+  std::size_t placed = 0;
+  for (auto &site : found.sites) {
+    const auto file_offset = elf.file_offset(site.address);
+    if (!file_offset || placed == PGMT_SITES) {
+      refuse(site.function,
+             file_offset ? "more sites than the kernel half takes" : "not in the file");
+      continue;
+    }
+    ++placed;
+    plan.sites.push_back({.probe = PGMT_PROBE_BLOCK,
+                          .function = std::move(site.function),
+                          .address = site.address,
+                          .file_offset = *file_offset,
+                          .displacement = site.displacement,
+                          .instruction = std::move(site.instruction),
+                          .emulated = true,
+                          .callers = 0,
+                          .block = site.role});
+  }
+  for (auto &unproven : found.unproven)
+    refuse(std::move(unproven.function), std::move(unproven.reason));
+  if (found.sites.empty() && found.unproven.empty())
+    refuse("the allocators", "no such symbols");
 }
 
 // Tells a direct call or jump by its bytes alone.  Every offset is tried on x86-64: decoding
@@ -232,7 +269,7 @@ Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byt
     return Error{"the function's first instruction cannot be decoded", 0, {}};
 
   const auto first = [&](auto fits) {
-    return first_that(**disassembler, function, address, arguments_read, fits);
+    return first_that(**disassembler, Arguments(machine), function, address, arguments_read, fits);
   };
   auto choice = first([](const Instruction &instruction) { return instruction.emulated; });
   if (!choice)
@@ -270,6 +307,8 @@ Plan plan_probes(const ElfFile &elf)
   Plan plan;
   std::vector<Candidate> candidates;
   for (const Target &target : kTargets) {
+    if (target.function == nullptr)
+      continue;
     if (auto symbol = elf.function(target.function))
       candidates.push_back({&target, with_size(elf, *symbol)});
     else
@@ -290,6 +329,7 @@ Plan plan_probes(const ElfFile &elf)
     if (auto reason = add_site(elf, candidates[i], callers[i], plan))
       plan.unplaced.push_back(
           {candidates[i].target->probe, candidates[i].target->function, *reason});
+  add_block_sites(elf, plan);
   return plan;
 }
 

@@ -11,11 +11,13 @@
 //     (AArch64) one that it was copied to.
 // If there is none, it goes on the entry, and is marked as dear; if the kernel refuses a probe
 // there, on the first other instruction that fits.  What the kernel emulates and refuses:
-// instruction.cpp, aarch64.cpp.
+// instruction.cpp, aarch64.cpp.  The probes of level block are no functions but calls:
+// attach/block_sites.h.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +25,7 @@
 
 #include <pgmemtrace/abi.h>
 
+#include "attach/block_sites.h"
 #include "attach/elf_file.h"
 #include "snapshot/snapshot.h"
 #include "util/result.h"
@@ -32,7 +35,7 @@ namespace pgmemtrace {
 // Number of the register (Instruction::registers_written) that holds each argument; kNoRegister
 // for one that is nowhere any more.
 inline constexpr std::uint8_t kNoRegister = 0xff;
-using ArgumentRegisters = std::array<std::uint8_t, 6>; // as many as both machines pass so
+using ArgumentRegisters = std::array<std::uint8_t, kArguments>;
 
 struct ProbeSite {
   pgmt_probe probe = PGMT_PROBE_START;
@@ -43,7 +46,9 @@ struct ProbeSite {
   std::string instruction;        // "push rbp"
   bool emulated = false;          // false: the kernel single-steps it, dear
   ArgumentRegisters arguments{};  // where they are at this instruction
-  unsigned callers = 0; // direct call and jmp sites outside the function; by pointer not counted
+  // Direct call and jmp sites outside the function; by pointer not counted.  0: it is one itself.
+  unsigned callers = 0;
+  std::optional<BlockRole> block; // PGMT_PROBE_BLOCK alone
 };
 
 // A probe that cannot be placed, and why: shown by doctor, counted as a loss of coverage.
@@ -58,9 +63,11 @@ struct Plan {
   std::vector<UnplacedProbe> unplaced;
 };
 
-// Level at which a probe is first used: request for settle, xact and exit, statement for the rest.
+// Level at which a probe is first used: request for settle, xact and exit, block for block,
+// statement for the rest.
 Level level_of(pgmt_probe probe);
-std::string_view name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit"
+std::string_view
+name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "block"
 
 Plan plan_probes(const ElfFile &elf);
 

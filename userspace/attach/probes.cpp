@@ -32,9 +32,19 @@ bpf_program *program_of(pgmemtrace_bpf &object, pgmt_probe probe)
   case PGMT_PROBE_SETTLE: return object.progs.boundary_settle;
   case PGMT_PROBE_XACT: return object.progs.boundary_xact;
   case PGMT_PROBE_EXIT: return object.progs.process_exit;
+  case PGMT_PROBE_BLOCK: return object.progs.block_change;
   case PGMT_PROBES: break;
   }
   return nullptr;
+}
+
+// The table of sites, in the order of the plan: what attach() hands over as cookies.
+void fill_sites(pgmt_site (&table)[PGMT_SITES], const Plan &plan, const Layout &layout)
+{
+  std::size_t index = 0;
+  for (const auto &site : plan.sites)
+    if (site.block && index < PGMT_SITES)
+      table[index++] = site_record(*site.block, site.address, layout);
 }
 
 // TimestampTz: microseconds since 2000-01-01 (PostgreSQL datatype/timestamp.h).
@@ -110,7 +120,9 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.top_transaction_context = globals.top_transaction_context;
   knobs.my_be_entry = globals.my_be_entry;
   for (const ProbeSite &site : plan.sites)
-    std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS, knobs.argument_registers[site.probe]);
+    if (site.probe != PGMT_PROBE_BLOCK)
+      std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS, knobs.argument_registers[site.probe]);
+  fill_sites(knobs.sites, plan, binary.layout);
   if (!options.uprobe_multi)
     for (int probe = 0; probe < PGMT_PROBES; ++probe)
       bpf_program__set_expected_attach_type(program_of(*object, static_cast<pgmt_probe>(probe)),
@@ -136,7 +148,8 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
   for (const auto &site : plan_.sites)
     if (site.probe == probe) {
       offsets.push_back(site.file_offset);
-      cookies.push_back(site.address); // ip - cookie is the load bias
+      // ip - address is the load bias; block sites have a table that says more.
+      cookies.push_back(site.block ? cookies.size() : site.address);
     }
   if (offsets.empty())
     return Ok{}; // plan_.unplaced says why; doctor and the metrics show it
@@ -194,6 +207,8 @@ Result<> Probes::set_level(Level level)
   }
   if (level == Level::sweep)
     transaction_links_.clear();
+  if (level >= Level::block)
+    block_links_.clear(); // each hit counts once
   if (level < Level::statement) {
     statements_since_ = UINT64_MAX;
     object_->bss->statements_since = UINT64_MAX;
@@ -203,9 +218,25 @@ Result<> Probes::set_level(Level level)
   }
   if (level > level_)
     object_->bss->level_epoch = object_->bss->level_epoch + 1;
+  if (level >= Level::block && level_ < Level::block)
+    object_->bss->blocks_since = monotonic_ns();
   level_ = level;
   return Ok{};
 }
+
+Result<> Probes::attach_blocks(pid_t pid)
+{
+  if (level_ >= Level::block || block_links_.contains(pid))
+    return Ok{};
+  std::vector<Link> links;
+  if (auto attached = attach(PGMT_PROBE_BLOCK, pid, links); !attached)
+    return attached.error();
+  block_links_.emplace(pid, std::move(links));
+  object_->bss->blocks_since = monotonic_ns();
+  return Ok{};
+}
+
+void Probes::detach_blocks(pid_t pid) { block_links_.erase(pid); }
 
 Result<> Probes::attach_transactions(pid_t pid)
 {
@@ -224,12 +255,11 @@ std::size_t Probes::attached_sites(pgmt_probe probe) const
 {
   if (probe == PGMT_PROBE_XACT)
     return transaction_links_.size();
-  if (!links_.contains(probe))
+  const bool by_pid = probe == PGMT_PROBE_BLOCK && !block_links_.empty();
+  if (!links_.contains(probe) && !by_pid)
     return 0;
-  std::size_t sites = 0;
-  for (const auto &site : plan_.sites)
-    sites += site.probe == probe;
-  return sites;
+  const auto sites = std::ranges::count(plan_.sites, probe, &ProbeSite::probe);
+  return static_cast<std::size_t>(sites);
 }
 
 double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) const
@@ -244,7 +274,7 @@ std::size_t Probes::probed_pages() const
 {
   std::set<std::uint64_t> pages;
   for (const auto &site : plan_.sites)
-    if (links_.contains(site.probe))
+    if (attached_sites(site.probe) > 0)
       pages.insert(site.file_offset / static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
   return pages.size();
 }

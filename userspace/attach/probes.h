@@ -49,6 +49,10 @@ public:
   Result<> set_level(Level level);
   Level level() const { return level_; }
 
+  // Level block for one process, whatever level() is; until it is detached.
+  Result<> attach_blocks(pid_t pid);
+  void detach_blocks(pid_t pid);
+
   // The xact boundary, for one process that never settles (walsender, background worker).
   Result<> attach_transactions(pid_t pid);
   void detach_transactions(pid_t pid);
@@ -87,6 +91,7 @@ private:
   std::uint64_t statements_since_ = UINT64_MAX;
   std::map<pgmt_probe, std::vector<Link>> links_;
   std::map<pid_t, std::vector<Link>> transaction_links_;
+  std::map<pid_t, std::vector<Link>> block_links_;
 };
 
 } // namespace pgmemtrace

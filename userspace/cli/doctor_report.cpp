@@ -169,7 +169,8 @@ void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, 
     const auto cost = seconds_per_hit(report, site.emulated);
     rows.push_back({std::string(name_of(site.probe)), std::string(to_string(level_of(site.probe))),
                     fmt::format("{}+{:#x}", site.function, site.displacement), site.instruction,
-                    site.emulated ? "emulates" : "single-steps, dear", std::to_string(site.callers),
+                    site.emulated ? "emulates" : "single-steps, dear",
+                    site.callers ? std::to_string(site.callers) : "-",
                     cost ? microseconds(*cost) : "not measured"});
   }
   print_table(rows, out);

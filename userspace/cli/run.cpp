@@ -41,6 +41,8 @@ struct RunOptions {
   std::string level = "statement";
   std::string interval = "10s";
   std::string max_overhead = "5%";
+  std::string level_for = "10m";
+  bool escalate = false;
   std::string duration;
   std::string listen = "127.0.0.1:9752";
   std::string format = "text";
@@ -59,6 +61,7 @@ struct Parsed {
   std::chrono::nanoseconds interval{};
   std::chrono::nanoseconds duration{}; // 0: until a signal
   double budget = 0;
+  std::chrono::nanoseconds level_for{};
   RuleOptions rules;
 };
 
@@ -79,16 +82,24 @@ Result<Parsed> parse(const RunOptions &options)
   const auto level = level_from_string(options.level);
   if (!level)
     return Error{fmt::format("--level {}: no such level", options.level), 0,
-                 "sweep, request or statement"};
-  if (*level > Level::statement)
+                 "sweep, request, statement or block"};
+  if (*level > Level::block)
     return Error{fmt::format("--level {}: not built yet", options.level), 0,
-                 "sweep, request or statement"};
+                 "sweep, request, statement or block"};
+  if (options.escalate && *level == Level::sweep)
+    return Error{"--escalate: level sweep has no probes to add to", 0,
+                 "--level request or statement"};
   parsed.level = *level;
   auto interval = parse_duration(options.interval);
   if (!interval || *interval < std::chrono::milliseconds(100))
     return Error{fmt::format("--interval {}: not a duration of at least 100ms", options.interval),
                  0, "a number with ms, s, m or h, such as 10s"};
   parsed.interval = *interval;
+  auto level_for = parse_duration(options.level_for);
+  if (!level_for || *level_for <= std::chrono::nanoseconds(0))
+    return Error{fmt::format("--level-for {}: not a duration", options.level_for), 0,
+                 "a number with ms, s, m or h, such as 10m"};
+  parsed.level_for = *level_for;
   if (!options.duration.empty()) {
     auto duration = parse_duration(options.duration);
     if (!duration || *duration <= std::chrono::nanoseconds(0))
@@ -209,18 +220,20 @@ int run(const RunOptions &options)
   const auto warn = [log](const Error &error) {
     log->warn("{}{}{}", to_string(error), error.hint.empty() ? "" : "; hint: ", error.hint);
   };
-  auto pipeline =
-      Pipeline::create(std::move(*servers), RuleSet(parsed->rules), std::move(*sinks),
-                       Pipeline::Options{.attachments = {.level = parsed->level,
-                                                         .selection = parsed->selection,
-                                                         .uprobe_multi = features.uprobe_multi,
-                                                         .postgres_btf = options.postgres_btf,
-                                                         .governor = {.budget = parsed->budget}},
-                                         .maps = options.maps,
-                                         .schedule = {.interval = parsed->interval},
-                                         .sweep_limits = {},
-                                         .calibration = calibration,
-                                         .warn = warn});
+  auto pipeline = Pipeline::create(
+      std::move(*servers), RuleSet(parsed->rules), std::move(*sinks),
+      Pipeline::Options{
+          .attachments = {.level = parsed->level,
+                          .selection = parsed->selection,
+                          .uprobe_multi = features.uprobe_multi,
+                          .postgres_btf = options.postgres_btf,
+                          .governor = {.budget = parsed->budget, .exempt_for = parsed->level_for}},
+          .maps = options.maps,
+          .schedule = {.interval = parsed->interval},
+          .sweep_limits = {},
+          .calibration = calibration,
+          .escalation = {.on = options.escalate},
+          .warn = warn});
   if (!pipeline)
     return fail(pipeline.error());
   // Attaching to servers to come needs what attaching to these needed; nothing else is kept.
@@ -237,13 +250,18 @@ void add_options(CLI::App &app, RunOptions &options)
       "--pid", options.pid,
       "Processes to watch: all, or PID[,PID...]; a postmaster's pid means its whole server");
   app.add_option("--pgdata", options.pgdata, "Watch the server of this data directory");
-  app.add_option("--level", options.level, "What is probed: sweep, request or statement")
+  app.add_option("--level", options.level, "What is probed: sweep, request, statement or block")
       ->capture_default_str();
   app.add_option("--interval", options.interval, "How often every process is swept")
       ->capture_default_str();
   app.add_option("--max-overhead", options.max_overhead,
                  "Fall back to a lower level above this share of the server's CPU time, or off")
       ->capture_default_str();
+  app.add_option("--level-for", options.level_for,
+                 "How long level block is kept, whatever it costs, before statement takes over")
+      ->capture_default_str();
+  app.add_flag("--escalate", options.escalate,
+               "Give processes that are reported level block for a minute, to name the code");
   app.add_option("--duration", options.duration, "End after this time, such as 1m");
   app.add_option("--listen", options.listen,
                  "Address of the metrics, HOST:PORT (port 0: any free one), or off")

@@ -195,7 +195,7 @@ void KernelReader::tidy()
 
   // The walk number of an entry tells how long ago its context was last seen.
   constexpr std::uint64_t kForgottenAfterWalks = 16;
-  std::vector<pgmt_context_key> stale;
+  std::vector<pgmt_context_key> stale, stale_counted;
   contexts_used_ = 0;
   pgmt_context_key key{}, next{};
   const pgmt_context_key *from = nullptr;
@@ -209,9 +209,15 @@ void KernelReader::tidy()
     if (bpf_map_lookup_elem(maps_.contexts_fd(), &key, &context))
       continue;
     const auto *process = slot(static_cast<pid_t>(key.tgid));
-    if (!process || context.walk + kForgottenAfterWalks < process->walks)
+    const bool old = process && context.walk + kForgottenAfterWalks < process->walks;
+    const bool counted = context.gains != 0 || context.returns != 0; // level block: as room allows
+    if (!process || (old && !counted))
       stale.push_back(key);
+    else if (old)
+      stale_counted.push_back(key);
   }
+  if (contexts_used_ > maps_.options().contexts / 2)
+    stale.insert(stale.end(), stale_counted.begin(), stale_counted.end());
   for (const auto &gone : stale)
     contexts_used_ -= bpf_map_delete_elem(maps_.contexts_fd(), &gone) == 0;
 }

@@ -163,6 +163,7 @@ private:
     const HistoryPoint &last = history.groups()[most->group].points.back();
     v.occurrences = trend.rises;
     blame_growing_query(v, history, false);
+    blame_code(v, history.groups()[most->group], last.count > first.count);
     v.detail = fmt::format("{}: used {} -> {} {}, {}", words_for(family), human_bytes(trend.before),
                            human_bytes(trend.after), human_stretch(trend), v.shape);
     if (last.count > first.count)

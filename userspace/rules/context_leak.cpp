@@ -103,6 +103,7 @@ private:
       blame_growing_query(v, history, true);
     else
       blame_current_query(v, history);
+    blame_code(v, group, true);
     v.detail =
         fmt::format("contexts {} -> {}, used {} -> {} {}, {}",
                     human_count(static_cast<std::uint64_t>(trend.before)),

@@ -138,6 +138,7 @@ private:
       blame_growing_query(v, history, false);
     else
       blame_current_query(v, history);
+    blame_code(v, group, false);
     v.detail =
         fmt::format("{} {} -> {} {}, {}", blocks ? "blocks" : "used", human_bytes(trend.before),
                     human_bytes(trend.after), human_stretch(trend), v.shape);

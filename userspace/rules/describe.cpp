@@ -105,6 +105,13 @@ void blame_growing_query(Violation &violation, const ProcessHistory &history, bo
     violation.query_id = most->query_id;
 }
 
+void blame_code(Violation &violation, const ContextGroup &group, bool by_contexts)
+{
+  const auto first = by_contexts ? group.made_by : group.grown_by;
+  const auto second = by_contexts ? group.grown_by : group.made_by;
+  violation.stack_id = first != 0 ? first : second;
+}
+
 void blame_current_query(Violation &violation, const ProcessHistory &history)
 {
   violation.query = history.current_query();

@@ -27,6 +27,8 @@ void set_bytes(Violation &violation, double before, double after);
 
 // The query that gained most in the long-lived contexts, by bytes or by new contexts.
 void blame_growing_query(Violation &violation, const ProcessHistory &history, bool by_contexts);
+// The code that made the group's contexts, or made them grow, as far as either is known.
+void blame_code(Violation &violation, const ContextGroup &group, bool by_contexts);
 // The query that runs now.
 void blame_current_query(Violation &violation, const ProcessHistory &history);
 

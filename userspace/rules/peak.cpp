@@ -90,6 +90,8 @@ private:
     v.query = high.query;
     if (high.query_id != 0)
       v.query_id = high.query_id;
+    if (const std::size_t group = history.find(v.path); group != ProcessHistory::kNone)
+      blame_code(v, history.groups()[group], false);
     v.detail = fmt::format("a statement held {}, {} of it in one {}",
                            human_bytes(static_cast<double>(v.after_bytes)),
                            human_bytes(static_cast<double>(high.context_bytes)), high.context);

@@ -18,10 +18,10 @@ Violation cleared(Violation violation, Clock::time_point time)
   return violation;
 }
 
-// Worth telling again: it grew by half, or it became more severe.
+// Worth telling again: it grew by half, it became more severe, or now it is known who did it.
 bool worsened(const Violation &before, const Violation &now)
 {
-  return now.severity > before.severity ||
+  return now.severity > before.severity || (now.stack_id != 0 && before.stack_id == 0) ||
          now.delta_bytes - before.delta_bytes > before.delta_bytes / 2;
 }
 

@@ -23,6 +23,24 @@ std::string_view to_string(ViolationState state)
   return "raised";
 }
 
+std::string module_of(std::span<const Frame> stack)
+{
+  const auto file_name = [](std::string_view path) {
+    return path.substr(path.rfind('/') + 1); // npos + 1 is 0
+  };
+  if (stack.empty())
+    return {};
+  const std::string_view server = stack.front().code.module;
+  for (const Frame &frame : stack) {
+    const std::string_view module = frame.code.module;
+    const auto name = file_name(module);
+    if (module != server && !module.starts_with('[') && !name.starts_with("libc.") &&
+        !name.starts_with("libc-"))
+      return std::string(name);
+  }
+  return std::string(file_name(server));
+}
+
 ViolationKey key_of(const Violation &violation)
 {
   return {violation.process.id, violation.rule,

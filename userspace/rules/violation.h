@@ -5,11 +5,13 @@
 #include <compare>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "snapshot/snapshot.h"
+#include "symbols/frame.h"
 
 namespace pgmemtrace {
 
@@ -38,11 +40,13 @@ struct Violation {
   std::string shape;             // linear | superlinear | step | peak; empty if not judged
   std::uint64_t occurrences = 0; // contexts, statements or points it was seen at
   std::optional<std::uint64_t> query_id;
-  std::string query;  // first 1,024 bytes
-  std::string stack;  // level block and above
-  std::string module; // the .so that asked, when known
-  std::string detail; // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
-  std::string advice; // one sentence from the knowledge table
+  std::string query; // first 1,024 bytes
+  // Level block and above.  Rules name the stack; whoever knows the process says what it is.
+  std::uint64_t stack_id = 0;
+  std::vector<Frame> stack; // innermost first
+  std::string module;       // that asked: module_of()
+  std::string detail;       // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
+  std::string advice;       // one sentence from the knowledge table
 };
 
 // What makes two findings the same one: process, rule, path.  A peak goes by the name of
@@ -54,6 +58,11 @@ struct ViolationKey {
   // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 trips over a defaulted <=>
   auto operator<=>(const ViolationKey &) const = default;
 };
+// File name of the module that asked for the memory: the innermost one that is neither the server's
+// executable, where every allocation ends, nor the C library, where every stack begins; else that
+// executable.  Empty without a stack.
+std::string module_of(std::span<const Frame> stack);
+
 ViolationKey key_of(const Violation &violation);
 
 } // namespace pgmemtrace

@@ -71,6 +71,7 @@ private:
     v.shape = shape_of(trend);
     v.occurrences = trend.rises;
     blame_growing_query(v, history, false);
+    blame_code(v, history.groups()[i], false);
     v.detail = fmt::format("used {} -> {} {}, {}", human_bytes(trend.before),
                            human_bytes(trend.after), human_stretch(trend), v.shape);
     if (trend.statements > 0)

@@ -17,6 +17,8 @@ namespace {
 constexpr std::size_t kMaxQueryBytes = 120;
 constexpr std::size_t kMaxNoteBytes = 400; // of detail and advice
 constexpr std::size_t kMaxListed = 4;      // servers, loss reasons
+constexpr std::size_t kMaxFrames = 6;
+constexpr std::ptrdiff_t kMaxAllocatorFrames = 5;
 
 constexpr std::string_view kRed = "\033[31m";
 constexpr std::string_view kYellow = "\033[33m";
@@ -61,6 +63,11 @@ std::string joined(const std::vector<std::string> &items)
   return out;
 }
 
+std::string module_name(const Frame &frame)
+{
+  return frame.code.module.substr(frame.code.module.rfind('/') + 1); // npos + 1 is 0
+}
+
 std::string where(const Violation &violation)
 {
   return violation.path.empty() ? "memory outside the contexts" : short_path(violation.path);
@@ -85,6 +92,31 @@ std::string headline(const Violation &violation, bool redacted)
     out += "; query: " +
            one_line(redacted ? redact(violation.query) : violation.query, kMaxQueryBytes);
   return out;
+}
+
+// "palloc+0x1f < exec_stmt_assign+0x40 < ...": the server's allocator at the top, and what is
+// far from it, say nothing to most readers.
+std::string code_of(const Violation &violation)
+{
+  constexpr std::string_view kAllocators[] = {
+      "AllocSet",           "Generation",         "Slab", "Bump", "palloc", "repalloc",
+      "MemoryContextAlloc", "MemoryContextCreate"};
+  const auto is_allocator = [&](const Frame &frame) {
+    return std::ranges::any_of(kAllocators,
+                               [&](auto prefix) { return frame.function.starts_with(prefix); });
+  };
+  const auto &stack = violation.stack;
+  const auto server = stack.front().code.module;
+  // Static functions of a stripped server have no name: up to the last of its allocator.
+  auto from = stack.begin();
+  for (auto at = stack.begin(); at != stack.end() && at - stack.begin() < kMaxAllocatorFrames; ++at)
+    if (is_allocator(*at) && at->code.module == server)
+      from = at + 1;
+  std::vector<std::string> frames;
+  for (auto at = from; at != stack.end() && frames.size() < kMaxFrames; ++at)
+    frames.push_back(to_string(*at) +
+                     (at->code.module == server ? "" : " (" + module_name(*at) + ")"));
+  return fmt::format("{}", fmt::join(frames, " < "));
 }
 
 // Of a violation that the reader has seen before.
@@ -204,11 +236,19 @@ void ConsoleSink::write_violation(const Violation &violation)
   const std::string_view tag = cleared ? "ok" : to_string(violation.severity);
   if (violation.state != ViolationState::raised) {
     line(violation.time, tag, color_of(violation), follow_up(violation));
+    write_code(violation);
     return;
   }
   line(violation.time, tag, color_of(violation), headline(violation, options_.redact));
+  write_code(violation);
   if (!violation.advice.empty())
     out_ << "    advice: " << one_line(violation.advice, kMaxNoteBytes) << '\n';
+}
+
+void ConsoleSink::write_code(const Violation &violation)
+{
+  if (!violation.stack.empty())
+    out_ << "    allocated by: " << one_line(code_of(violation), kMaxNoteBytes) << '\n';
 }
 
 void ConsoleSink::write_status(const Snapshot &snapshot, const Status &status, std::size_t active)

@@ -44,6 +44,7 @@ private:
   void line(Clock::time_point time, std::string_view tag, std::string_view color,
             std::string_view text);
   void write_servers(const Snapshot &snapshot);
+  void write_code(const Violation &violation);
   void write_violation(const Violation &violation);
   void write_status(const Snapshot &snapshot, const Status &status, std::size_t active);
 

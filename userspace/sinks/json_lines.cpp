@@ -45,6 +45,24 @@ Json ident_of(const Violation &violation, bool redacted)
   return valid_utf8(*violation.ident, kMaxQueryBytes);
 }
 
+Json stack_of(const Violation &violation)
+{
+  if (violation.stack.empty())
+    return nullptr;
+  Json frames = Json::array();
+  for (const Frame &frame : violation.stack) {
+    Json out{{"module", text_or_null(frame.code.module)},
+             {"function", text_or_null(frame.function)},
+             {"offset", frame.offset}};
+    if (!frame.file.empty()) {
+      out["file"] = valid_utf8(frame.file);
+      out["line"] = frame.line;
+    }
+    frames.push_back(std::move(out));
+  }
+  return frames;
+}
+
 Json violation_line(const Violation &violation, bool redacted)
 {
   const ProcessIdentity &process = violation.process;
@@ -72,7 +90,7 @@ Json violation_line(const Violation &violation, bool redacted)
       {"occurrences", violation.occurrences},
       {"query_id", query_id_of(violation)},
       {"query", text_or_null(valid_utf8(query, kMaxQueryBytes))},
-      {"stack", text_or_null(violation.stack)},
+      {"stack", stack_of(violation)},
       {"module", text_or_null(violation.module)},
       {"detail", text_or_null(violation.detail)},
       {"advice", text_or_null(violation.advice)},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <utility>
 
 namespace pgmemtrace {
@@ -108,6 +109,7 @@ void ProcessHistory::push(const ProcessSnapshot &snapshot)
     drop_stale_groups();
   const std::vector<Sum> sums = sum_by_group(snapshot);
   add_points(snapshot, sums);
+  note_stacks(snapshot.block_growth);
   add_outside(snapshot);
   merge_queries(snapshot.activity);
   note_statement(snapshot);
@@ -253,6 +255,40 @@ void ProcessHistory::add_outside(const ProcessSnapshot &snapshot)
   // Without the sum over all contexts there is nothing to subtract.
   if (snapshot.complete && snapshot.private_bytes > 0)
     append(outside_, {now_, snapshot.private_bytes, total, context_high_}, limits_.points);
+}
+
+// Large contexts are told by address.  Small ones and new ones, which may be thousands and often
+// move to another parent, are told by their name.
+void ProcessHistory::note_stacks(std::span<const BlockGrowth> growth)
+{
+  using PerStack = std::map<std::uint64_t, std::uint64_t>;
+  std::map<std::uint32_t, PerStack> grown; // by group
+  std::map<std::string_view, PerStack> small, made;
+  for (const BlockGrowth &g : growth) {
+    const auto seen = std::ranges::lower_bound(seen_, g.context, {}, &Seen::address);
+    if (g.stack == 0)
+      continue;
+    if (g.made)
+      made[g.name][g.stack] += g.blocks;
+    else if (g.context == 0)
+      small[g.name][g.stack] += g.bytes;
+    else if (seen != seen_.end() && seen->address == g.context)
+      grown[seen->group][g.stack] += g.bytes;
+  }
+  const auto most = [](const PerStack &stacks) {
+    return std::ranges::max_element(stacks, {}, &PerStack::value_type::second)->first;
+  };
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    auto &group = groups_[i];
+    if (const auto stacks = made.find(group.name); stacks != made.end())
+      group.made_by = most(stacks->second);
+    PerStack all = grown[static_cast<std::uint32_t>(i)];
+    if (const auto stacks = small.find(group.name); stacks != small.end())
+      for (const auto &[stack, bytes] : stacks->second)
+        all[stack] += bytes;
+    if (!all.empty())
+      group.grown_by = most(all);
+  }
 }
 
 void ProcessHistory::merge_queries(const Activity &activity)

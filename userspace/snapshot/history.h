@@ -54,9 +54,13 @@ struct ContextGroup {
   std::string name;
   std::int32_t parent = -1; // index of a group; -1: the root
   Scope scope = Scope::session;
-  std::uint32_t absent = 0;         // snapshots in a row that did not have it
-  std::uint64_t largest = 0;        // total_bytes of its largest context now
-  std::string ident;                // of one of its newest contexts, shortened; may be empty
+  std::uint32_t absent = 0;  // snapshots in a row that did not have it
+  std::uint64_t largest = 0; // total_bytes of its largest context now
+  std::string ident;         // of one of its newest contexts, shortened; may be empty
+  // Level block: the stacks that added most bytes to its contexts, and made most contexts of its
+  // name; 0: not known.
+  std::uint64_t grown_by = 0;
+  std::uint64_t made_by = 0;
   std::vector<HistoryPoint> points; // never empty
 };
 
@@ -139,6 +143,7 @@ private:
   std::uint32_t add_group(std::string_view name, std::int32_t parent);
   void add_points(const ProcessSnapshot &snapshot, const std::vector<Sum> &sums);
   void add_outside(const ProcessSnapshot &snapshot);
+  void note_stacks(std::span<const BlockGrowth> growth);
   void merge_queries(const Activity &activity);
   void note_statement(const ProcessSnapshot &snapshot);
   void note_high(StatementHigh high);

@@ -102,6 +102,16 @@ struct StatementPeak {
   std::string context;             // ... and its name
 };
 
+// What one call stack added to a context beyond its earlier peak (level block and above).
+struct BlockGrowth {
+  std::uint64_t context = 0; // address; 0: contexts of this name together ...
+  bool made = false;         // ... that were made with fresh memory; else small ones that grew
+  std::string name;
+  std::uint64_t bytes = 0;  // since the process was first watched at this level
+  std::uint64_t blocks = 0; // or contexts
+  std::uint64_t stack = 0;  // tells the process's stacks apart; 0: it was not captured
+};
+
 // What the kernel half counted for one process; all zero at level sweep.
 struct Activity {
   std::uint64_t requests = 0;     // ReadyForQuery
@@ -134,6 +144,7 @@ struct ProcessSnapshot {
       0;                   // work_mem x hash_mem_multiplier as the process has it now; 0: unknown
   bool jit_loaded = false; // llvmjit.so is mapped
   Activity activity;
+  std::vector<BlockGrowth> block_growth; // in no order
 };
 
 // Sum of total_bytes over all contexts.

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * block.bpf.h - level block: what contexts gain from malloc and give back, and who asked.
+ *
+ * A part of pgmemtrace.bpf.c.  One program, at each call of malloc, realloc and free in the
+ * allocators that the planner proved (attach/block_sites.h): `sites` says where the context is
+ * found there.  What a register or a block says is believed only if a context's tag is read at
+ * that address.
+ *
+ * mem_allocated still is what it was before when malloc and realloc are called: it is foretold,
+ * and checked at the next gain.  What changed in between was not seen, and is counted.
+ *
+ * Stacks are walked by frame pointers, only where a context outgrows its earlier peak.
+ */
+
+/* A direct access to the context would have to be at a constant offset. */
+static __always_inline __u64 register_of(struct pt_regs *ctx, __u32 place)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)ctx + (place & 31) * sizeof(value));
+	return value;
+}
+
+/* What the planner proved to be there; the block, where it tells, lies in scratch. */
+static __always_inline __u64 held(struct pt_regs *ctx, struct pgmt_process *p,
+				  const volatile struct pgmt_site *site)
+{
+	if (site->holder == PGMT_HOLDER_FRAME)
+		return read_word(PT_REGS_FP(ctx) + site->frame_offset);
+	if (site->holder == PGMT_HOLDER_BLOCK)
+		return WORD(p->scratch, site->owner_at);
+	return register_of(ctx, site->holder);
+}
+
+#define BLOCK_HEADER_BYTES 64 /* more than any has */
+#define CONTEXT_HEADER_BYTES 80
+
+static __always_inline bool read_block(struct pgmt_process *p, __u64 block)
+{
+	if (!bpf_probe_read_user(p->scratch, BLOCK_HEADER_BYTES, (void *)block))
+		return true;
+	lose(PGMT_LOSS_READ_BLOCK);
+	return false;
+}
+
+static __always_inline bool is_context(struct pgmt_process *p,
+				       const volatile struct pgmt_site *site)
+{
+	return (__u32)WORD(p->scratch, CONTEXT(type)) == site->context_tag;
+}
+
+static __always_inline bool read_context(struct pgmt_process *p,
+					 const volatile struct pgmt_site *site, __u64 context)
+{
+	if (!bpf_probe_read_user(p->scratch, CONTEXT_HEADER_BYTES, (void *)context) &&
+	    is_context(p, site))
+		return true;
+	lose(PGMT_LOSS_READ_BLOCK);
+	return false;
+}
+
+/* ---- who asked ---- */
+
+static __always_inline __u64 hash_of(const struct pgmt_stack *stack)
+{
+	__u64 hash = 0;
+
+	for (int i = 0; i < PGMT_STACK_FRAMES; i++) {
+		if (!stack->ip[i])
+			break;
+		hash = (hash ^ stack->ip[i]) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 29;
+	}
+	return hash;
+}
+
+/* Fewer than the caller of the caller say nothing. */
+#define STACK_LEAST 3
+
+static __always_inline void capture_stack(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	struct pgmt_stack_key *key = &p->growth_key.stack;
+	long size = bpf_get_stack(ctx, p->stack.ip, sizeof(p->stack.ip), BPF_F_USER_STACK);
+
+	key->tgid = p->tgid;
+	key->hash = 0;
+	if (size < STACK_LEAST * 8) {
+		lose(PGMT_LOSS_STACK);
+		return;
+	}
+	if (size == sizeof(p->stack.ip))
+		lose(PGMT_LOSS_STACK_CUT);
+	key->hash = hash_of(&p->stack);
+	if (bpf_map_lookup_elem(&stacks, key))
+		return;
+	if (bpf_map_update_elem(&stacks, key, &p->stack, BPF_ANY)) {
+		lose(PGMT_LOSS_STACKS_FULL);
+		key->hash = 0;
+	}
+}
+
+static __noinline void note_growth_by(struct pt_regs *ctx, struct pgmt_process *p, __u64 context,
+				      __u64 name, __u64 bytes)
+{
+	struct pgmt_growth *g;
+
+	if (!p)
+		return;
+	capture_stack(ctx, p);
+	p->growth_key.context = context;
+	p->growth_key.name = name;
+	g = bpf_map_lookup_elem(&growths, &p->growth_key);
+	if (g) {
+		g->bytes += bytes;
+		g->blocks++;
+		g->last_ns = bpf_ktime_get_ns();
+		return;
+	}
+	p->growth.bytes = bytes;
+	p->growth.blocks = 1;
+	p->growth.last_ns = bpf_ktime_get_ns();
+	if (bpf_map_update_elem(&growths, &p->growth_key, &p->growth, BPF_ANY))
+		lose(PGMT_LOSS_GROWTHS_FULL);
+}
+
+/* ---- what a context gains ---- */
+
+static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
+				 const volatile struct pgmt_site *site, __u64 context, __u64 bytes,
+				 __u64 now)
+{
+	struct pgmt_context *c;
+	__u64 before;
+
+	if (!read_context(p, site, context))
+		return;
+	before = WORD(p->scratch, CONTEXT(mem_allocated));
+	c = record_of(p, context);
+	if (!c)
+		return;
+	if (c->bytes && c->bytes != before && c->seen_ns >= blocks_since)
+		lose(PGMT_LOSS_BLOCKS_UNSEEN);
+	if (before > c->peak_bytes)
+		c->peak_bytes = before;
+	c->bytes = before + bytes;
+	c->seen_ns = now;
+	c->gained += bytes;
+	c->gains++;
+	if (c->bytes > c->peak_bytes) {
+		c->peak_bytes = c->bytes;
+		note_growth_by(ctx, p, c->bytes < walk_min_bytes ? PGMT_CONTEXTS_SMALL : context,
+			       c->name, bytes);
+	}
+}
+
+/* More contexts of this name than ever before are growth. */
+static __always_inline void create(struct pt_regs *ctx, struct pgmt_process *p,
+				   const volatile struct pgmt_site *site)
+{
+	struct pgmt_context_key *key = &p->walk.key;
+	__u64 name = held(ctx, p, site);
+	struct pgmt_name *n;
+
+	key->tgid = p->tgid;
+	key->address = name;
+	n = bpf_map_lookup_elem(&names, key);
+	if (!n) {
+		if (bpf_map_update_elem(&names, key, &p->name, BPF_ANY)) /* all zero */
+			lose(PGMT_LOSS_GROWTHS_FULL);
+		n = bpf_map_lookup_elem(&names, key);
+		if (!n)
+			return;
+	}
+	n->made++;
+	if (n->made > n->most + n->freed) {
+		n->most = n->made - n->freed;
+		note_growth_by(ctx, p, PGMT_CONTEXTS_MADE, name, PT_REGS_PARM1(ctx));
+	}
+}
+
+/* ---- what it returns ---- */
+
+/* A context is freed as a whole; its header lies in scratch, but for what follows. */
+static __always_inline void destroy(struct pgmt_process *p, const volatile struct pgmt_site *site,
+				    __u64 context)
+{
+	struct pgmt_context_key *key = &p->walk.key;
+	struct pgmt_name *n;
+
+	if (!read_context(p, site, context))
+		return;
+	key->tgid = p->tgid;
+	key->address = WORD(p->scratch, CONTEXT(name));
+	n = bpf_map_lookup_elem(&names, key);
+	if (n && n->made > n->freed)
+		n->freed++;
+	key->address = context;
+	bpf_map_delete_elem(&contexts, key);
+}
+
+static __always_inline __u64 block_bytes(struct pgmt_process *p,
+					 const volatile struct pgmt_site *site, __u64 block)
+{
+	__u64 word = WORD(p->scratch, site->size_at);
+
+	return site->size_from == PGMT_SIZE_TO_END ? word - block : word;
+}
+
+static __always_inline void give_back(struct pgmt_process *p, const volatile struct pgmt_site *site,
+				      __u64 context, __u64 bytes, __u64 now)
+{
+	struct pgmt_context *c;
+
+	if (!read_context(p, site, context))
+		return;
+	if (site->size_from == PGMT_SIZE_IN_CONTEXT &&
+	    bpf_probe_read_user(&bytes, 4, (void *)(context + site->size_at))) {
+		lose(PGMT_LOSS_READ_BLOCK);
+		return;
+	}
+	/* Before the free or after it, mem_allocated changes: what it is now says nothing. */
+	c = record_of(p, context);
+	if (!c)
+		return;
+	c->bytes = c->bytes > bytes && c->seen_ns >= blocks_since ? c->bytes - bytes : 0;
+	c->seen_ns = now;
+	c->returned += bytes;
+	c->returns++;
+}
+
+#define BLOCK_BYTES_MAX                                                                            \
+	(1ULL << 40) /* larger is no block: palloc ends at 1 GB, huge at some TB                   \
+		      */
+
+static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process *p,
+				       const volatile struct pgmt_site *site, __u64 now)
+{
+	__u64 block = PT_REGS_PARM1(ctx), bytes = 0;
+
+	if (!block || !read_block(p, block)) /* free(NULL) is nothing */
+		return;
+	if (is_context(p, site)) {
+		destroy(p, site, block);
+		return;
+	}
+	if (site->size_from != PGMT_SIZE_IN_CONTEXT)
+		bytes = block_bytes(p, site, block);
+	if (bytes > BLOCK_BYTES_MAX) {
+		lose(PGMT_LOSS_READ_BLOCK);
+		return;
+	}
+	give_back(p, site, held(ctx, p, site), bytes, now);
+}
+
+static __always_inline void resize_block(struct pt_regs *ctx, struct pgmt_process *p,
+					 const volatile struct pgmt_site *site, __u64 now)
+{
+	__u64 block = PT_REGS_PARM1(ctx), wanted = PT_REGS_PARM2(ctx), context, bytes;
+
+	if (!read_block(p, block))
+		return;
+	bytes = block_bytes(p, site, block);
+	context = held(ctx, p, site);
+	if (bytes > BLOCK_BYTES_MAX)
+		lose(PGMT_LOSS_READ_BLOCK);
+	else if (wanted > bytes)
+		gain(ctx, p, site, context, wanted - bytes, now);
+	else
+		give_back(p, site, context, bytes - wanted, now);
+}
+
+SEC("uprobe.multi")
+int block_change(struct pt_regs *ctx)
+{
+	const volatile struct pgmt_site *site = site_of(ctx);
+	struct pgmt_process *p;
+	__u64 now;
+
+	p = begin(ctx, PGMT_PROBE_BLOCK, &now);
+	if (!p)
+		return 0;
+	switch (site->kind) {
+	case PGMT_SITE_GAIN:
+		gain(ctx, p, site, held(ctx, p, site), PT_REGS_PARM1(ctx), now);
+		break;
+	case PGMT_SITE_CREATE:
+		create(ctx, p, site);
+		break;
+	case PGMT_SITE_RESIZE:
+		resize_block(ctx, p, site, now);
+		break;
+	case PGMT_SITE_RETURN:
+		free_block(ctx, p, site, now);
+		break;
+	}
+	finish(p, PGMT_PROBE_BLOCK);
+	return 0;
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "attach/block_sites.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <set>
+
+#include <linux/ptrace.h>
+
+#include <fmt/format.h>
+
+#include "attach/instruction.h"
+
+namespace pgmemtrace {
+namespace {
+
+enum class Role : std::uint8_t { create, allocate, release, resize, reset, destroy };
+
+struct Allocator {
+  ContextType type;
+  const char *name; // prefix of its functions
+  const char *creator;
+};
+constexpr std::array<Allocator, 4> kAllocators{{
+    {ContextType::alloc_set, "AllocSet", "AllocSetContextCreateInternal"},
+    {ContextType::generation, "Generation", "GenerationContextCreate"},
+    {ContextType::slab, "Slab", "SlabContextCreate"},
+    {ContextType::bump, "Bump", "BumpContextCreate"},
+}};
+
+struct Method {
+  Role role;
+  const char *name;
+};
+// In the order of MemoryContextMethods (PostgreSQL nodes/memnodes.h, 13 to 18).
+constexpr std::array<Method, 5> kMethods{{{Role::allocate, "Alloc"},
+                                          {Role::release, "Free"},
+                                          {Role::resize, "Realloc"},
+                                          {Role::reset, "Reset"},
+                                          {Role::destroy, "Delete"}}};
+
+struct Function {
+  Role role;
+  ContextType type;
+  std::string name;
+  std::uint64_t address;
+};
+
+// The constant of a creator that is a table of functions: five pointers into executable memory.
+std::optional<std::array<std::uint64_t, kMethods.size()>>
+methods_at(const Code &code, const Allocators &allocators, std::uint64_t table)
+{
+  std::array<std::uint64_t, kMethods.size()> methods{};
+  for (std::size_t i = 0; i < methods.size(); i++) {
+    const auto pointer = allocators.pointer(table + i * sizeof(std::uint64_t));
+    if (!pointer || code.bytes(*pointer).empty() || !begins_function(code, *pointer))
+      return std::nullopt;
+    methods[i] = *pointer;
+  }
+  return methods;
+}
+
+std::vector<Function> static_methods(const Code &code, const Allocators &allocators,
+                                     const Allocator &allocator, std::uint64_t creator)
+{
+  const auto named = find_named_addresses(code, creator);
+  if (!named)
+    return {};
+  for (const std::uint64_t address : *named)
+    if (const auto methods = methods_at(code, allocators, address)) {
+      std::vector<Function> functions;
+      for (std::size_t i = 0; i < kMethods.size(); i++)
+        functions.push_back({kMethods[i].role, allocator.type,
+                             fmt::format("{}{}", allocator.name, kMethods[i].name), (*methods)[i]});
+      return functions;
+    }
+  return {};
+}
+
+std::vector<Function> exported_methods(const Allocators &allocators, const Allocator &allocator)
+{
+  std::vector<Function> functions;
+  for (const Method &method : kMethods) {
+    const std::string name = fmt::format("{}{}", allocator.name, method.name);
+    if (const auto address = allocators.function(name))
+      functions.push_back({method.role, allocator.type, name, *address});
+  }
+  return functions;
+}
+
+#if defined(__x86_64__)
+#define PGMT_PLACE(reg) offsetof(struct pt_regs, reg) / sizeof(std::uint64_t)
+// By the number of a register: where the kernel half finds it.
+constexpr std::array<std::size_t, kRegisters> kPlaces{
+    PGMT_PLACE(rax), PGMT_PLACE(rcx), PGMT_PLACE(rdx), PGMT_PLACE(rbx),
+    PGMT_PLACE(rsp), PGMT_PLACE(rbp), PGMT_PLACE(rsi), PGMT_PLACE(rdi),
+    PGMT_PLACE(r8),  PGMT_PLACE(r9),  PGMT_PLACE(r10), PGMT_PLACE(r11),
+    PGMT_PLACE(r12), PGMT_PLACE(r13), PGMT_PLACE(r14), PGMT_PLACE(r15)};
+#else
+constexpr std::array<std::size_t, kRegisters> kPlaces{}; // no site is found here
+#endif
+
+class Finder {
+public:
+  Finder(const Code &code, bool methods_exported) : code_(code), methods_exported_(methods_exported)
+  {
+  }
+
+  void look_at(const Function &function)
+  {
+    const auto found = find_heap_calls(code_, function.address);
+    if (!found) {
+      out.unproven.push_back({function.name, to_string(found.error())});
+      return;
+    }
+    if (found->hidden_paths) {
+      if (!found->calls.empty())
+        out.unproven.push_back({function.name, "not all of its paths can be followed"});
+      return;
+    }
+    for (const HeapCall &call : found->calls)
+      if (const auto kind = kind_of(function, call.callee))
+        add(function, call, *kind);
+  }
+
+  BlockSites out;
+
+private:
+  // What a call means there; nothing if it is not about blocks.
+  static std::optional<pgmt_site_kind> kind_of(const Function &function, HeapCall::Callee callee)
+  {
+    switch (callee) {
+    case HeapCall::Callee::malloc:
+      if (function.role == Role::create)
+        return PGMT_SITE_CREATE;
+      return function.role == Role::allocate ? std::optional{PGMT_SITE_GAIN} : std::nullopt;
+    case HeapCall::Callee::realloc: return PGMT_SITE_RESIZE;
+    case HeapCall::Callee::free:
+      return function.role == Role::create ? std::nullopt : std::optional{PGMT_SITE_RETURN};
+    }
+    return std::nullopt;
+  }
+
+  // Is the function's first argument the context?  From 16 on a chunk alone is handed over to
+  // free and realloc (PostgreSQL c6e0fe1f2a).
+  bool takes_context(const Function &function) const
+  {
+    return !methods_exported_ || (function.role != Role::release && function.role != Role::resize);
+  }
+
+  // Does a block say whose it is?  GenerationBlock.context and SlabBlock.slab came with 16.
+  bool block_knows(ContextType type) const
+  {
+    return type == ContextType::alloc_set || (methods_exported_ && type != ContextType::bump);
+  }
+
+  void add(const Function &function, const HeapCall &call, pgmt_site_kind kind)
+  {
+    BlockSite site{.role = {.kind = kind, .type = function.type, .holder = std::nullopt},
+                   .function = function.name,
+                   .displacement = static_cast<std::uint32_t>(call.address - function.address),
+                   .address = call.address,
+                   .instruction = call.instruction};
+    if (const auto part = code_.bounds(call.address); part && part->address != function.address) {
+      site.function += "'s helper";
+      site.displacement = static_cast<std::uint32_t>(call.address - part->address);
+    }
+    if (kind == PGMT_SITE_CREATE)
+      site.role.holder = call.second;
+    else if (takes_context(function))
+      site.role.holder = call.first;
+    if (const char *reason = objection(site, call)) {
+      out.unproven.push_back({fmt::format("{}+{:#x}", site.function, site.displacement), reason});
+      return;
+    }
+    // Two functions may share a helper.
+    if (std::ranges::find(out.sites, site.address, &BlockSite::address) == out.sites.end())
+      out.sites.push_back(std::move(site));
+  }
+
+  const char *objection(const BlockSite &site, const HeapCall &call) const
+  {
+    if (site.role.kind == PGMT_SITE_CREATE && !site.role.holder)
+      return "nothing is known to hold the name";
+    if (site.role.kind == PGMT_SITE_RESIZE && site.role.type != ContextType::alloc_set)
+      return "blocks of this kind do not say how large they are";
+    if (!site.role.holder && (site.role.kind == PGMT_SITE_GAIN || !block_knows(site.role.type)))
+      return "nothing is known to hold the context";
+    if (!call.emulated) // some 30 us each: dearer than what it tells is worth
+      return "the kernel would single-step it";
+    return nullptr;
+  }
+
+  const Code &code_;
+  bool methods_exported_;
+};
+
+} // namespace
+
+BlockSites find_block_sites(const Code &code, const Allocators &allocators)
+{
+  const bool exported = allocators.function("AllocSetAlloc").has_value();
+  std::vector<Function> functions;
+  BlockSites none;
+  for (const Allocator &allocator : kAllocators) {
+    const auto creator = allocators.function(allocator.creator);
+    if (!creator)
+      continue; // this major has no such allocator
+    const auto methods = exported ? exported_methods(allocators, allocator)
+                                  : static_methods(code, allocators, allocator, *creator);
+    if (methods.size() != kMethods.size())
+      none.unproven.push_back({allocator.creator, "its methods were not found"});
+    functions.insert(functions.end(), methods.begin(), methods.end());
+    functions.push_back({Role::create, allocator.type, allocator.creator, *creator});
+  }
+
+  // An allocator's functions call each other: each is looked at on its own.
+  std::set<std::uint64_t> own;
+  for (const Function &function : functions)
+    own.insert(function.address);
+  Code bounded = code;
+  bounded.exported = [&](std::uint64_t address) {
+    return own.contains(address) || code.exported(address);
+  };
+  Finder finder(bounded, exported);
+  finder.out = std::move(none);
+  for (const Function &function : functions)
+    finder.look_at(function);
+  return std::move(finder.out);
+}
+
+pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout &layout)
+{
+  pgmt_site site{};
+  site.address = address;
+  site.kind = static_cast<std::uint8_t>(role.kind);
+  site.holder = PGMT_HOLDER_BLOCK;
+  if (role.holder && role.holder->reg) {
+    site.holder = static_cast<std::uint8_t>(kPlaces[*role.holder->reg]);
+  } else if (role.holder) {
+    site.holder = PGMT_HOLDER_FRAME;
+    site.frame_offset = static_cast<std::int16_t>(role.holder->frame_offset);
+  }
+  const auto block = [&](std::uint32_t tag, std::uint32_t owner_at, pgmt_block_size from,
+                         std::uint32_t size_at) {
+    site.context_tag = tag;
+    site.owner_at = static_cast<std::uint16_t>(owner_at);
+    site.size_from = static_cast<std::uint8_t>(from);
+    site.size_at = static_cast<std::uint16_t>(size_at);
+  };
+  switch (role.type) {
+  case ContextType::alloc_set:
+    block(layout.tag.aset, layout.aset_block.aset, PGMT_SIZE_TO_END, layout.aset_block.endptr);
+    break;
+  case ContextType::generation:
+    block(layout.tag.generation, layout.generation_block.context, PGMT_SIZE_IN_BLOCK,
+          layout.generation_block.blksize);
+    break;
+  case ContextType::slab:
+    block(layout.tag.slab, layout.slab_block.slab, PGMT_SIZE_IN_CONTEXT, layout.slab.block_size);
+    break;
+  case ContextType::bump:
+    block(layout.tag.bump, kAbsent, PGMT_SIZE_TO_END, layout.bump_block.endptr);
+    break;
+  case ContextType::unknown: break;
+  }
+  return site;
+}
+
+Code code_of(const ElfFile &elf)
+{
+  constexpr std::size_t kMost = 64; // more than any instruction
+  const auto segments = elf.executable_segments();
+  return {.machine = elf.machine(),
+          .bytes = [&elf, segments](std::uint64_t address) -> std::span<const std::byte> {
+            for (const auto &segment : segments)
+              if (address >= segment.address && address - segment.address < segment.bytes.size())
+                return elf.bytes(address, kMost);
+            return {};
+          },
+          .imported = [&elf](std::uint64_t pointer) { return elf.imported_at(pointer); },
+          .bounds = [&elf](std::uint64_t address) { return elf.bounds(address); },
+          .exported = [&elf](std::uint64_t address) { return elf.exports_function_at(address); }};
+}
+
+Allocators allocators_of(const ElfFile &elf)
+{
+  return {.function = [&elf](const std::string &name) -> std::optional<std::uint64_t> {
+            const auto symbol = elf.function(name);
+            if (!symbol || !elf.exports(name))
+              return std::nullopt;
+            return symbol->address;
+          },
+          .pointer = [&elf](std::uint64_t address) { return elf.pointer_at(address); }};
+}
+
+} // namespace pgmemtrace

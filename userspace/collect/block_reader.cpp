@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "collect/block_reader.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+#include <utility>
+
+#include <bpf/bpf.h>
+
+namespace pgmemtrace {
+
+namespace {
+
+// All entries of a hash map, in batches: `each(key, value)`.  What processes add meanwhile may be
+// missed; the next look finds it.  A bucket that does not fit into a batch ends it with ENOSPC.
+template <typename Key, typename Value, typename Each> void for_each(int map, Each each)
+{
+  constexpr std::uint32_t kBatch = 512;
+  constexpr std::uint32_t kLargestBatch = 1 << 16;
+  std::vector<Key> keys(kBatch);
+  std::vector<Value> values(kBatch);
+  std::uint32_t token = 0;
+  bool first = true;
+  for (;;) {
+    auto count = static_cast<std::uint32_t>(keys.size());
+    const int err = bpf_map_lookup_batch(map, first ? nullptr : &token, &token, keys.data(),
+                                         values.data(), &count, nullptr);
+    if (err == -ENOSPC && keys.size() < kLargestBatch) {
+      keys.resize(keys.size() * 2);
+      values.resize(keys.size());
+      continue;
+    }
+    if (err != 0 && err != -ENOENT) // ENOENT: these were the last
+      return;
+    for (std::uint32_t i = 0; i < count; ++i)
+      each(keys[i], values[i]);
+    if (err != 0)
+      return;
+    first = false;
+  }
+}
+
+template <typename Key> std::size_t erase(int map, const std::vector<Key> &keys)
+{
+  std::size_t erased = 0;
+  for (const Key &key : keys)
+    erased += bpf_map_delete_elem(map, &key) == 0;
+  return erased;
+}
+
+} // namespace
+
+void BlockReader::refresh()
+{
+  grown_.clear();
+  growths_used_ = 0;
+  for_each<pgmt_growth_key, pgmt_growth>(
+      maps_.growths_fd(), [&](const pgmt_growth_key &key, const pgmt_growth &growth) {
+        grown_[static_cast<pid_t>(key.stack.tgid)].push_back({key, growth});
+        ++growths_used_;
+      });
+}
+
+std::vector<BlockGrowth> BlockReader::growth(pid_t pid)
+{
+  std::vector<BlockGrowth> all;
+  const auto grown = grown_.find(pid);
+  if (grown == grown_.end())
+    return all;
+  auto &names = names_[pid];
+  all.reserve(grown->second.size());
+  for (const auto &[key, growth] : grown->second) {
+    auto [name, unknown] = names.try_emplace(key.name);
+    if (unknown)
+      name->second = name_at_(pid, key.name);
+    const bool together = key.context == PGMT_CONTEXTS_MADE || key.context == PGMT_CONTEXTS_SMALL;
+    all.push_back({.context = together ? 0 : key.context,
+                   .made = key.context == PGMT_CONTEXTS_MADE,
+                   .name = name->second,
+                   .bytes = growth.bytes,
+                   .blocks = growth.blocks,
+                   .stack = key.stack.hash});
+  }
+  return all;
+}
+
+std::vector<std::uint64_t> BlockReader::stack(pid_t pid, std::uint64_t id) const
+{
+  const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
+  pgmt_stack stack{};
+  if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
+    return {};
+  return {std::begin(stack.ip), std::ranges::find(stack.ip, 0U)};
+}
+
+void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
+{
+  const auto lives = [&](std::uint64_t tgid) { return alive(static_cast<pid_t>(tgid)); };
+  refresh();
+  std::erase_if(names_, [&](const auto &entry) { return !alive(entry.first); });
+
+  std::vector<Grown> kept;
+  std::vector<pgmt_growth_key> gone;
+  for (auto &[pid, grown] : grown_)
+    for (const Grown &one : grown)
+      if (lives(one.key.stack.tgid))
+        kept.push_back(one);
+      else
+        gone.push_back(one.key);
+  if (const auto most = std::size_t{maps_.options().growths} / 4 * 3; kept.size() > most) {
+    const auto middle = kept.begin() + static_cast<std::ptrdiff_t>(kept.size() / 2);
+    std::ranges::nth_element(kept, middle, {}, [](const Grown &g) { return g.growth.last_ns; });
+    std::for_each(kept.begin(), middle, [&](const Grown &g) { gone.push_back(g.key); });
+    kept.erase(kept.begin(), middle);
+  }
+  growths_used_ -= erase(maps_.growths_fd(), gone);
+
+  std::set<std::pair<std::uint64_t, std::uint64_t>> needed;
+  for (const Grown &one : kept)
+    needed.emplace(one.key.stack.tgid, one.key.stack.hash);
+  std::vector<pgmt_stack_key> unneeded;
+  stacks_used_ = 0;
+  for_each<pgmt_stack_key, pgmt_stack>(maps_.stacks_fd(),
+                                       [&](const pgmt_stack_key &key, const pgmt_stack &) {
+                                         ++stacks_used_;
+                                         if (!needed.contains({key.tgid, key.hash}))
+                                           unneeded.push_back(key);
+                                       });
+  stacks_used_ -= erase(maps_.stacks_fd(), unneeded);
+
+  std::vector<pgmt_context_key> nameless;
+  for_each<pgmt_context_key, pgmt_name>(maps_.names_fd(),
+                                        [&](const pgmt_context_key &key, const pgmt_name &) {
+                                          if (!lives(key.tgid))
+                                            nameless.push_back(key);
+                                        });
+  erase(maps_.names_fd(), nameless);
+}
+
+} // namespace pgmemtrace
