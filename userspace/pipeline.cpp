@@ -291,7 +291,10 @@ void Pipeline::read_blocks(Time now)
 {
   if (!reader_ || now < read_blocks_after_)
     return;
-  if (const auto hits = reader_->totals().hits[PGMT_PROBE_BLOCK]; hits != block_hits_) {
+  std::uint64_t hits = 0;
+  for (const auto &[postmaster, totals] : reader_->totals())
+    hits += totals.hits[PGMT_PROBE_BLOCK];
+  if (hits != block_hits_) {
     block_hits_ = hits;
     const auto began = thread_cpu();
     blocks_.refresh();

@@ -15,7 +15,8 @@ namespace pgmemtrace::test {
 namespace {
 
 void check_placement(Disassembler &disassembler, ElfFile::Machine machine,
-                     std::span<const std::byte> code, std::uint64_t entry, unsigned arguments, const Placement &placement)
+                     std::span<const std::byte> code, std::uint64_t entry, unsigned arguments,
+                     const Placement &placement)
 {
   const std::uint64_t site = entry + placement.displacement;
   must(placement.displacement < code.size(), "a site lies in the function");

@@ -27,6 +27,7 @@
 
 #include "attach/block_sites.h"
 #include "attach/elf_file.h"
+#include "attach/instruction.h"
 #include "snapshot/snapshot.h"
 #include "util/result.h"
 

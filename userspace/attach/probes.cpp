@@ -121,7 +121,8 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.my_be_entry = globals.my_be_entry;
   for (const ProbeSite &site : plan.sites)
     if (site.probe != PGMT_PROBE_BLOCK)
-      std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS, knobs.argument_registers[site.probe]);
+      std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS,
+                  knobs.argument_registers[site.probe]);
   fill_sites(knobs.sites, plan, binary.layout);
   if (!options.uprobe_multi)
     for (int probe = 0; probe < PGMT_PROBES; ++probe)
