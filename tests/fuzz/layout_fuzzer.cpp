@@ -35,15 +35,16 @@ void read_by(const Layout &layout)
 } // namespace
 } // namespace pgmemtrace::test
 
-// A byte for the major, then the file.
+// A byte for the major and whether the server checks its memory, then the file.
 int LLVMFuzzerTestOneInput(const std::uint8_t *bytes, std::size_t size)
 {
   using namespace pgmemtrace;
   if (size == 0)
     return 0;
   const int major = 13 + bytes[0] % 6;
+  const bool checking = (bytes[0] & 128U) != 0;
   const test::InputFile file({bytes + 1, size - 1});
-  if (const auto layout = load_layout(major, file.path()))
+  if (const auto layout = load_layout(major, checking, file.path()))
     test::read_by(*layout);
   return 0;
 }
