@@ -10,7 +10,9 @@
  * mem_allocated still is what it was before when malloc and realloc are called: it is foretold,
  * and checked at the next gain.  What changed in between was not seen, and is counted.
  *
- * Stacks are walked by frame pointers, only where a context outgrows its earlier peak.
+ * Stacks are walked by frame pointers, only where a context outgrows its earlier peak; when
+ * recording (record_all) for every block, and under the name of the context instead of its
+ * address: so what contexts of a name gain and return adds up, however short they live.
  */
 
 /* A direct access to the context would have to be at a constant offset. */
@@ -100,19 +102,18 @@ static __always_inline void capture_stack(struct pt_regs *ctx, struct pgmt_proce
 	}
 }
 
-static __noinline void note_growth_by(struct pt_regs *ctx, struct pgmt_process *p, __u64 context,
-				      __u64 name, __u64 bytes)
+/* Whose growth, and how much of it raised a peak, is in growth_key and growth.raised. */
+static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p, __u64 bytes)
 {
 	struct pgmt_growth *g;
 
 	if (!p)
 		return;
 	capture_stack(ctx, p);
-	p->growth_key.context = context;
-	p->growth_key.name = name;
 	g = bpf_map_lookup_elem(&growths, &p->growth_key);
 	if (g) {
 		g->bytes += bytes;
+		g->raised += p->growth.raised;
 		g->blocks++;
 		g->last_ns = bpf_ktime_get_ns();
 		return;
@@ -122,6 +123,68 @@ static __noinline void note_growth_by(struct pt_regs *ctx, struct pgmt_process *
 	p->growth.last_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&growths, &p->growth_key, &p->growth, BPF_ANY))
 		lose(PGMT_LOSS_GROWTHS_FULL);
+}
+
+static __always_inline void note_new_peak(struct pt_regs *ctx, struct pgmt_process *p,
+					  __u64 context, __u64 name, __u64 bytes)
+{
+	p->growth_key.context = context;
+	p->growth_key.name = name;
+	p->growth.raised = bytes;
+	count_growth(ctx, p, bytes);
+}
+
+/* ---- by name ---- */
+
+static __noinline struct pgmt_name *name_of(struct pgmt_process *p, __u64 name)
+{
+	struct pgmt_context_key *key;
+	struct pgmt_name *n;
+
+	if (!p)
+		return NULL;
+	key = &p->walk.key;
+	key->tgid = p->tgid;
+	key->address = name;
+	n = bpf_map_lookup_elem(&names, key);
+	if (n)
+		return n;
+	if (bpf_map_update_elem(&names, key, &p->name, BPF_ANY)) /* all zero */
+		lose(PGMT_LOSS_GROWTHS_FULL);
+	return bpf_map_lookup_elem(&names, key);
+}
+
+/* `returned` may be ahead: what was there before the recording is returned as well. */
+static __always_inline void record_gain(struct pt_regs *ctx, struct pgmt_process *p,
+					const volatile struct pgmt_site *site, __u64 name,
+					__u64 bytes)
+{
+	struct pgmt_name *n = name_of(p, name);
+	__s64 beyond = 0;
+
+	if (n) {
+		n->gained += bytes;
+		n->blocks += site->kind != PGMT_SITE_RESIZE;
+		beyond = (__s64)(n->gained - n->returned - n->peak);
+		if (beyond > 0)
+			n->peak += beyond;
+	}
+	p->growth_key.context = PGMT_CONTEXTS_ALL;
+	p->growth_key.name = name;
+	p->growth.raised = beyond > 0 ? beyond : 0;
+	count_growth(ctx, p, bytes);
+}
+
+static __always_inline void record_return(struct pgmt_process *p,
+					  const volatile struct pgmt_site *site, __u64 name,
+					  __u64 bytes)
+{
+	struct pgmt_name *n = name_of(p, name);
+
+	if (!n)
+		return;
+	n->returned += bytes;
+	n->blocks -= site->kind != PGMT_SITE_RESIZE;
 }
 
 /* ---- what a context gains ---- */
@@ -147,10 +210,12 @@ static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 	c->seen_ns = now;
 	c->gained += bytes;
 	c->gains++;
-	if (c->bytes > c->peak_bytes) {
+	if (record_all) {
+		record_gain(ctx, p, site, c->name, bytes);
+	} else if (c->bytes > c->peak_bytes) {
 		c->peak_bytes = c->bytes;
-		note_growth_by(ctx, p, c->bytes < walk_min_bytes ? PGMT_CONTEXTS_SMALL : context,
-			       c->name, bytes);
+		note_new_peak(ctx, p, c->bytes < walk_min_bytes ? PGMT_CONTEXTS_SMALL : context,
+			      c->name, bytes);
 	}
 }
 
@@ -158,30 +223,26 @@ static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 static __always_inline void create(struct pt_regs *ctx, struct pgmt_process *p,
 				   const volatile struct pgmt_site *site)
 {
-	struct pgmt_context_key *key = &p->walk.key;
-	__u64 name = held(ctx, p, site);
-	struct pgmt_name *n;
+	__u64 name = held(ctx, p, site), bytes = PT_REGS_PARM1(ctx);
+	struct pgmt_name *n = name_of(p, name);
 
-	key->tgid = p->tgid;
-	key->address = name;
-	n = bpf_map_lookup_elem(&names, key);
-	if (!n) {
-		if (bpf_map_update_elem(&names, key, &p->name, BPF_ANY)) /* all zero */
-			lose(PGMT_LOSS_GROWTHS_FULL);
-		n = bpf_map_lookup_elem(&names, key);
-		if (!n)
-			return;
-	}
+	if (!n)
+		return;
 	n->made++;
-	if (n->made > n->most + n->freed) {
+	if (record_all) {
+		record_gain(ctx, p, site, name, bytes);
+	} else if (n->made > n->most + n->freed) {
 		n->most = n->made - n->freed;
-		note_growth_by(ctx, p, PGMT_CONTEXTS_MADE, name, PT_REGS_PARM1(ctx));
+		note_new_peak(ctx, p, PGMT_CONTEXTS_MADE, name, bytes);
 	}
 }
 
 /* ---- what it returns ---- */
 
-/* A context is freed as a whole; its header lies in scratch, but for what follows. */
+/*
+ * A context is freed as a whole; its header lies in scratch, but for what follows.  What
+ * mem_allocated still says then is its first block, which is one with it.
+ */
 static __always_inline void destroy(struct pgmt_process *p, const volatile struct pgmt_site *site,
 				    __u64 context)
 {
@@ -190,6 +251,9 @@ static __always_inline void destroy(struct pgmt_process *p, const volatile struc
 
 	if (!read_context(p, site, context))
 		return;
+	if (record_all)
+		record_return(p, site, WORD(p->scratch, CONTEXT(name)),
+			      WORD(p->scratch, CONTEXT(mem_allocated)));
 	key->tgid = p->tgid;
 	key->address = WORD(p->scratch, CONTEXT(name));
 	n = bpf_map_lookup_elem(&names, key);
@@ -227,6 +291,8 @@ static __always_inline void give_back(struct pgmt_process *p, const volatile str
 	c->seen_ns = now;
 	c->returned += bytes;
 	c->returns++;
+	if (record_all)
+		record_return(p, site, c->name, bytes);
 }
 
 #define BLOCK_BYTES_MAX                                                                            \

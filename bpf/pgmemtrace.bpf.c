@@ -92,6 +92,8 @@ const volatile __u64 walk_share = 1000;			 /* a walk may take 1/1000 of the time
 const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
+const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
+
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
 

@@ -41,12 +41,14 @@ build=(
   libcapstone-dev                  # decoding instructions, for the probe planner
   libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
   libcap-ng-dev libpq-dev
+  libprotobuf-dev protobuf-compiler # pprof reports
 )
 server=("postgresql-$pg_major") # the contrib modules are in it
 test=(
   "${server[@]}" "postgresql-server-dev-$pg_major"
   debootstrap # folders of other suites, for their PostgreSQL
   libgtest-dev libgmock-dev libclang-rt-dev
+  valgrind # ms_print reads our massif files
   prometheus curl jq # the real Prometheus scrapes the daemon; promtool checks what it reads
   clang-format clang-tidy shellcheck
 )

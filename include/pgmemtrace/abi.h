@@ -163,6 +163,11 @@ struct pgmt_name {
 	__u64 made;
 	__u64 freed;
 	__u64 most; /* at one time */
+	/* when recording: bytes of contexts of this name, however they were made */
+	__u64 gained;
+	__u64 returned;
+	__u64 peak;   /* the most that `gained` was ahead of `returned` */
+	__s64 blocks; /* gained less returned */
 };
 
 /* A call stack of a process, innermost first; 0: the end. */
@@ -179,9 +184,10 @@ struct pgmt_stack_key {
 enum pgmt_contexts {
 	PGMT_CONTEXTS_MADE,
 	PGMT_CONTEXTS_SMALL, /* below walk_min_bytes: thousands may leak, each of them small */
+	PGMT_CONTEXTS_ALL,   /* when recording */
 };
 
-/* Who made what grow beyond its earlier peak. */
+/* Who made what grow: beyond its earlier peak, or, when recording, at all. */
 struct pgmt_growth_key {
 	struct pgmt_stack_key stack;
 	__u64 context; /* its address, or enum pgmt_contexts */
@@ -190,6 +196,7 @@ struct pgmt_growth_key {
 
 struct pgmt_growth {
 	__u64 bytes;
+	__u64 raised; /* those that were more than ever before */
 	__u64 blocks;
 	__u64 last_ns;
 };
@@ -344,9 +351,9 @@ PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
 PGMT_ASSERT_SIZE(struct pgmt_context, 96);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
-PGMT_ASSERT_SIZE(struct pgmt_name, 24);
+PGMT_ASSERT_SIZE(struct pgmt_name, 56);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);
-PGMT_ASSERT_SIZE(struct pgmt_growth, 24);
+PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 128);

@@ -73,6 +73,7 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
   Probes::Options options{.binary_index = next_binary_++,
                           .select_only = !options_.selection.all,
                           .only_pids = single_processes(options_.selection, servers),
+                          .record_all = options_.record_all,
                           .uprobe_multi = options_.uprobe_multi,
                           .postgres_btf = options_.postgres_btf};
   auto plan = plan_probes(*binary.elf);

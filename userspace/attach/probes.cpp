@@ -109,6 +109,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   const auto &globals = binary.globals;
   knobs.binary_index = options.binary_index;
   knobs.select_only = options.select_only;
+  knobs.record_all = options.record_all;
   if (options.select_only)
     if (const auto task = task_struct_of_this_kernel()) {
       knobs.task_real_parent = task->real_parent;

@@ -17,6 +17,8 @@ enum ExitStatus { kFine = 0, kViolations = 1, kUsage = 2, kCannotRun = 3 };
 int fail(const Error &error);
 
 void add_run_command(CLI::App &app, int &exit_status);
+void add_record_command(CLI::App &app, int &exit_status);
+void add_report_command(CLI::App &app, int &exit_status);
 void add_contexts_command(CLI::App &app, int &exit_status);
 void add_catcache_command(CLI::App &app, int &exit_status);
 void add_doctor_command(CLI::App &app, int &exit_status);

@@ -18,6 +18,8 @@ int run(int argc, char **argv)
   int exit_status = pgmemtrace::kFine;
   app.set_version_flag("--version", "pgmemtrace " PGMT_VERSION);
   pgmemtrace::add_run_command(app, exit_status);
+  pgmemtrace::add_record_command(app, exit_status);
+  pgmemtrace::add_report_command(app, exit_status);
   pgmemtrace::add_contexts_command(app, exit_status);
   pgmemtrace::add_catcache_command(app, exit_status);
   pgmemtrace::add_doctor_command(app, exit_status);

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // run.cpp - `pgmemtrace [run]`: watch, judge, tell.
 #include <chrono>
-#include <csignal>
 #include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include <poll.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <bpf/libbpf.h>
 #include <fmt/format.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include "attach/calibrate.h"
 #include "attach/kernel_features.h"
@@ -23,12 +17,12 @@
 #include "cli/commands.h"
 #include "cli/privileges.h"
 #include "cli/units.h"
+#include "cli/watch.h"
 #include "pipeline.h"
 #include "rules/rule_set.h"
 #include "sinks/console.h"
 #include "sinks/json_lines.h"
 #include "sinks/prometheus.h"
-#include "util/file.h"
 #include "version.h"
 
 namespace pgmemtrace {
@@ -147,43 +141,6 @@ Result<std::vector<std::unique_ptr<Sink>>> make_sinks(const RunOptions &options,
   return sinks;
 }
 
-// SIGINT and SIGTERM as something to poll for.  Blocked before any thread starts, so that
-// every thread inherits it and none is interrupted.
-Result<UniqueFd> termination_signals()
-{
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  sigprocmask(SIG_BLOCK, &signals, nullptr);
-  UniqueFd fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd)
-    return Error{"wait for signals", errno, {}};
-  return fd;
-}
-
-// Until a signal or the end of the time; false: a signal.
-void loop(Pipeline &pipeline, int signals, std::chrono::nanoseconds duration)
-{
-  const auto end = duration.count() ? std::chrono::steady_clock::now() + duration
-                                    : std::chrono::steady_clock::time_point::max();
-  for (;;) {
-    pipeline.step();
-    const auto left = end - std::chrono::steady_clock::now();
-    if (left <= left.zero())
-      return;
-    pollfd waiting[] = {{signals, POLLIN, 0}, {pipeline.poll_fd(), POLLIN, 0}};
-    const auto pause = std::min<std::chrono::nanoseconds>(left, pipeline.idle_time());
-    poll(waiting, std::size(waiting),
-         static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(pause).count()));
-    if (waiting[0].revents)
-      return;
-  }
-}
-
-// libbpf's own words are for developers: its errors come back as return values.
-int silent(libbpf_print_level, const char *, va_list) { return 0; }
-
 int run(const RunOptions &options)
 {
   auto parsed = parse(options);
@@ -191,14 +148,10 @@ int run(const RunOptions &options)
     (void)fail(parsed.error());
     return kUsage;
   }
-  libbpf_set_print(silent);
+  silence_libbpf();
   auto signals = termination_signals();
   if (!signals)
     return fail(signals.error());
-  const auto log = std::make_shared<spdlog::logger>(
-      "pgmemtrace", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  log->set_pattern("%Y-%m-%d %H:%M:%S %l: %v");
-
   const auto features = detect_kernel_features();
   if (const auto lacking = missing(features); !lacking.empty() && parsed->level != Level::sweep)
     return fail(lacking.front());
@@ -217,9 +170,7 @@ int run(const RunOptions &options)
     calibration = *measured;
   }
 
-  const auto warn = [log](const Error &error) {
-    log->warn("{}{}{}", to_string(error), error.hint.empty() ? "" : "; hint: ", error.hint);
-  };
+  const auto warn = warn_on_stderr();
   auto pipeline = Pipeline::create(
       std::move(*servers), RuleSet(parsed->rules), std::move(*sinks),
       Pipeline::Options{
@@ -240,7 +191,7 @@ int run(const RunOptions &options)
   if (auto dropped = drop_privileges(features.uprobe_multi); !dropped)
     warn(dropped.error());
 
-  loop(**pipeline, signals->get(), parsed->duration);
+  watch(**pipeline, signals->get(), parsed->duration);
   return kFine;
 }
 

@@ -68,21 +68,80 @@ std::vector<BlockGrowth> BlockReader::growth(pid_t pid)
   const auto grown = grown_.find(pid);
   if (grown == grown_.end())
     return all;
-  auto &names = names_[pid];
   all.reserve(grown->second.size());
-  for (const auto &[key, growth] : grown->second) {
-    auto [name, unknown] = names.try_emplace(key.name);
-    if (unknown)
-      name->second = name_at_(pid, key.name);
-    const bool together = key.context == PGMT_CONTEXTS_MADE || key.context == PGMT_CONTEXTS_SMALL;
-    all.push_back({.context = together ? 0 : key.context,
+  for (const auto &[key, growth] : grown->second)
+    all.push_back({.context = key.context > PGMT_CONTEXTS_ALL ? key.context : 0,
                    .made = key.context == PGMT_CONTEXTS_MADE,
-                   .name = name->second,
+                   .name = name(pid, key.name),
                    .bytes = growth.bytes,
+                   .raised = growth.raised,
                    .blocks = growth.blocks,
                    .stack = key.stack.hash});
-  }
   return all;
+}
+
+const std::string &BlockReader::name(pid_t pid, std::uint64_t address)
+{
+  auto [name, unknown] = names_[pid].try_emplace(address);
+  if (unknown)
+    name->second = name_at_(pid, address);
+  return name->second;
+}
+
+void BlockReader::refresh_names()
+{
+  totals_.clear();
+  for_each<pgmt_context_key, pgmt_name>(
+      maps_.names_fd(), [&](const pgmt_context_key &key, const pgmt_name &name) {
+        totals_[static_cast<pid_t>(key.tgid)].emplace_back(key.address, name);
+      });
+}
+
+std::vector<NameTotals> BlockReader::names(pid_t pid)
+{
+  std::vector<NameTotals> all;
+  const auto totals = totals_.find(pid);
+  if (totals == totals_.end())
+    return all;
+  for (const auto &[address, counted] : totals->second)
+    all.push_back({.name = name(pid, address),
+                   .made = counted.made,
+                   .gained = counted.gained,
+                   .returned = counted.returned,
+                   .peak = counted.peak,
+                   .blocks = counted.blocks});
+  return all;
+}
+
+std::vector<pid_t> BlockReader::processes() const
+{
+  std::vector<pid_t> pids;
+  for (const auto &[pid, totals] : totals_)
+    pids.push_back(pid);
+  return pids;
+}
+
+void BlockReader::forget(pid_t pid)
+{
+  if (const auto grown = grown_.find(pid); grown != grown_.end()) {
+    std::vector<pgmt_growth_key> growths;
+    std::vector<pgmt_stack_key> stacks;
+    for (const Grown &one : grown->second) {
+      growths.push_back(one.key);
+      stacks.push_back(one.key.stack);
+    }
+    erase(maps_.growths_fd(), growths);
+    erase(maps_.stacks_fd(), stacks);
+    grown_.erase(grown);
+  }
+  if (const auto totals = totals_.find(pid); totals != totals_.end()) {
+    std::vector<pgmt_context_key> keys;
+    for (const auto &[address, counted] : totals->second)
+      keys.push_back({static_cast<std::uint64_t>(pid), address});
+    erase(maps_.names_fd(), keys);
+    totals_.erase(totals);
+  }
+  names_.erase(pid);
 }
 
 std::vector<std::uint64_t> BlockReader::stack(pid_t pid, std::uint64_t id) const
@@ -108,7 +167,7 @@ void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
         kept.push_back(one);
       else
         gone.push_back(one.key);
-  if (const auto most = std::size_t{maps_.options().growths} / 4 * 3; kept.size() > most) {
+  if (const std::size_t most = std::size_t{maps_.options().growths} / 4 * 3; kept.size() > most) {
     const auto middle = kept.begin() + static_cast<std::ptrdiff_t>(kept.size() / 2);
     std::ranges::nth_element(kept, middle, {}, [](const Grown &g) { return g.growth.last_ns; });
     std::for_each(kept.begin(), middle, [&](const Grown &g) { gone.push_back(g.key); });

@@ -10,6 +10,7 @@
 #include <functional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <sys/types.h>
@@ -21,6 +22,16 @@
 
 namespace pgmemtrace {
 
+// When recording: what contexts of one name gained and returned, all together.
+struct NameTotals {
+  std::string name;
+  std::uint64_t made = 0;     // contexts, with fresh memory
+  std::uint64_t gained = 0;   // bytes
+  std::uint64_t returned = 0; // bytes, of what was there before as well
+  std::uint64_t peak = 0;     // the most that was gained and not returned
+  std::int64_t blocks = 0;    // gained less returned
+};
+
 class BlockReader {
 public:
   // Reads a context's name in a process.
@@ -30,11 +41,18 @@ public:
 
   // Reads what all processes gained until now.
   void refresh();
+  void refresh_names(); // for names()
   // Of one process, since it was first watched at this level, as of the last refresh().
   std::vector<BlockGrowth> growth(pid_t pid);
+  // When recording, of one process, as of the last refresh_names().
+  std::vector<NameTotals> names(pid_t pid);
+  // Processes that have any, as of the last refresh_names().
+  std::vector<pid_t> processes() const;
   // Addresses of a stack, innermost first; empty if it was not captured or is forgotten.
   std::vector<std::uint64_t> stack(pid_t pid, std::uint64_t id) const;
 
+  // Deletes what the last refresh() and refresh_names() read of one process that is gone.
+  void forget(pid_t pid);
   // Deletes what is of processes that do not live, stacks that nothing refers to, and, where the
   // map of growths is nearly full, what is oldest in it.
   void tidy(const std::function<bool(pid_t)> &alive);
@@ -48,9 +66,12 @@ private:
     pgmt_growth growth;
   };
 
+  const std::string &name(pid_t pid, std::uint64_t address);
+
   const KernelMaps &maps_;
   NameAt name_at_;
   std::unordered_map<pid_t, std::vector<Grown>> grown_;
+  std::unordered_map<pid_t, std::vector<std::pair<std::uint64_t, pgmt_name>>> totals_; // by address
   std::unordered_map<pid_t, std::unordered_map<std::uint64_t, std::string>> names_; // by address
   std::size_t growths_used_ = 0;
   std::size_t stacks_used_ = 0;

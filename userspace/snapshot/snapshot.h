@@ -102,12 +102,14 @@ struct StatementPeak {
   std::string context;             // ... and its name
 };
 
-// What one call stack added to a context beyond its earlier peak (level block and above).
+// What one call stack added to a context beyond its earlier peak (level block and above); when
+// recording, all that it added to contexts of one name.
 struct BlockGrowth {
   std::uint64_t context = 0; // address; 0: contexts of this name together ...
   bool made = false;         // ... that were made with fresh memory; else small ones that grew
   std::string name;
   std::uint64_t bytes = 0;  // since the process was first watched at this level
+  std::uint64_t raised = 0; // of these, what made it larger than ever before
   std::uint64_t blocks = 0; // or contexts
   std::uint64_t stack = 0;  // tells the process's stacks apart; 0: it was not captured
 };

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// record.cpp - `pgmemtrace record`: every block that contexts gain, by call stack, to a file.
+//
+// The file's place is taken before anything is attached: who waited for a recording should not
+// learn at its end that it has nowhere to go.
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "attach/kernel_features.h"
+#include "attach/servers.h"
+#include "cli/commands.h"
+#include "cli/units.h"
+#include "cli/watch.h"
+#include "recording/recorder.h"
+#include "recording/recording_file.h"
+#include "util/text.h"
+#include "version.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+constexpr std::uint32_t kStacks = 32768; // at a time: every one is taken here
+
+struct RecordOptions {
+  std::string pid;
+  std::string pgdata;
+  std::string level = "block";
+  std::string duration = "30s";
+  std::string output;
+  std::string postgres_btf;
+  std::uint32_t max_processes = 1024;
+};
+
+struct Parsed {
+  Selection selection;
+  std::chrono::nanoseconds duration{};
+};
+
+Result<Parsed> parse(const RecordOptions &options)
+{
+  Parsed parsed;
+  if (options.pid.empty() == options.pgdata.empty())
+    return Error{"say what to record: either --pid or --pgdata", 0,
+                 "--pid all records every PostgreSQL on this host"};
+  parsed.selection.data_directory = options.pgdata;
+  if (!options.pid.empty()) {
+    auto selection = parse_selection(options.pid);
+    if (!selection)
+      return selection.error();
+    parsed.selection = std::move(*selection);
+  }
+  if (options.level != "block")
+    return Error{fmt::format("--level {}: nothing that can be recorded", options.level), 0,
+                 "block is, as yet"};
+  const auto duration = parse_duration(options.duration);
+  if (!duration || *duration <= std::chrono::nanoseconds(0))
+    return Error{fmt::format("--duration {}: not a duration", options.duration), 0,
+                 "a number with ms, s, m or h, such as 1m"};
+  parsed.duration = *duration;
+  return parsed;
+}
+
+std::string summary(const Recording &recording, const std::string &file, std::size_t bytes)
+{
+  std::uint64_t grown = 0;
+  for (const auto &process : recording.processes)
+    for (const auto &context : process.contexts)
+      grown += context.grown;
+  const auto ended = std::ranges::count(recording.processes, true, &Recording::Process::exited);
+  auto text = fmt::format("recorded {:.1f}s: {} grown; processes that grew: {}",
+                          static_cast<double>(recording.duration_ms) / 1000, human_bytes(grown),
+                          recording.processes.size());
+  if (ended > 0)
+    text += fmt::format(", ended meanwhile: {}, their part is kept", ended);
+  text += fmt::format("; call stacks: {}\nwrote {}, {}\n", recording.stacks.size(), file,
+                      human_bytes(bytes));
+  for (const auto &[reason, count] : recording.losses)
+    text += fmt::format("not seen: {} {}\n", reason, count);
+  return text;
+}
+
+int run_record(const RecordOptions &options)
+{
+  const auto parsed = parse(options);
+  if (!parsed) {
+    (void)fail(parsed.error());
+    return kUsage;
+  }
+  silence_libbpf();
+  const auto signals = termination_signals();
+  if (!signals)
+    return fail(signals.error());
+  const auto features = detect_kernel_features();
+  if (const auto lacking = missing(features); !lacking.empty())
+    return fail(lacking.front());
+  auto file = NewFile::create(options.output);
+  if (!file)
+    return fail(file.error());
+  auto servers = ServerList::find(
+      {.selection = parsed->selection, .postgres_btf = options.postgres_btf, .proc = Proc()});
+  if (!servers)
+    return fail(servers.error());
+  auto recorder = Recorder::start(std::move(*servers),
+                                  {.attachments = {.level = Level::block,
+                                                   .selection = parsed->selection,
+                                                   .uprobe_multi = features.uprobe_multi,
+                                                   .postgres_btf = options.postgres_btf},
+                                   .maps = {.processes = options.max_processes, .stacks = kStacks},
+                                   .warn = warn_on_stderr()});
+  if (!recorder)
+    return fail(recorder.error());
+  std::cerr << "recording for " << options.duration << "; Ctrl-C ends it and writes the file\n";
+
+  watch(**recorder, signals->get(), parsed->duration);
+
+  auto recording = (*recorder)->finish();
+  recording.program = PGMT_VERSION;
+  const auto packed = pack(recording);
+  if (auto written = file->commit(packed); !written)
+    return fail(written.error());
+  std::cerr << summary(recording, options.output, packed.size());
+  return kFine;
+}
+
+} // namespace
+
+void add_record_command(CLI::App &app, int &exit_status)
+{
+  auto options = std::make_shared<RecordOptions>();
+  CLI::App *command =
+      app.add_subcommand("record", "Record which code makes contexts grow, for `report`");
+  command->add_option(
+      "--pid", options->pid,
+      "Processes to record: all, or PID[,PID...]; a postmaster's pid means its whole server");
+  command->add_option("--pgdata", options->pgdata, "Record the server of this data directory");
+  command->add_option("--level", options->level, "What is recorded: block")->capture_default_str();
+  command->add_option("--duration", options->duration, "End after this time, such as 1m")
+      ->capture_default_str();
+  command->add_option("-o,--output", options->output, "The file to write")->required();
+  command->add_option("--postgres-btf", options->postgres_btf,
+                      "BTF of the server's own build (made by pahole), for builds that differ");
+  command
+      ->add_option("--max-processes", options->max_processes,
+                   "Processes that can be recorded at once")
+      ->check(CLI::Range(16, 1 << 16))
+      ->capture_default_str();
+  command->callback([options, &exit_status] { exit_status = run_record(*options); });
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// report.cpp - `pgmemtrace report`: a recording, shown.  Needs no privilege and no server.
+#include <cerrno>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/commands.h"
+#include "recording/recording_file.h"
+#include "report/formats.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+struct ReportOptions {
+  std::string file;
+  std::string older;
+  std::string format = "text";
+  std::string view = "peak";
+  std::string context;
+  std::size_t top = 20;
+};
+
+Result<std::string> report(const ReportOptions &options)
+{
+  const auto recording = read_recording(options.file);
+  if (!recording)
+    return recording.error();
+  const auto view = view_from_string(options.view).value_or(View::grown);
+  auto profile = make_profile(*recording, {.view = view, .context = options.context});
+  std::string heading = describe(*recording);
+  if (!options.older.empty()) {
+    const auto older = read_recording(options.older);
+    if (!older)
+      return older.error();
+    profile =
+        difference(profile, make_profile(*older, {.view = view, .context = options.context}), view);
+    heading += "less than what was " + describe(*older);
+  }
+  if (options.format == "folded")
+    return to_folded(profile, view);
+  if (options.format == "json")
+    return to_json(*recording, profile, view);
+  if (options.format == "massif")
+    return to_massif(*recording, options.context);
+  if (options.format == "html")
+    return to_html(*recording, profile, view);
+  if (options.format == "pprof")
+    return to_pprof(*recording, profile, view);
+  return heading + "\n" + to_text(profile, view, options.top);
+}
+
+int run_report(const ReportOptions &options)
+{
+  if (!options.older.empty() && (options.format == "massif" || options.format == "html")) {
+    (void)fail({"--diff: " + options.format + " cannot show what there is less of", 0,
+                "--format text, folded or json"});
+    return kUsage;
+  }
+  const auto text = report(options);
+  if (!text)
+    return fail(text.error());
+  std::cout << *text << std::flush;
+  if (!std::cout)
+    return fail({"write the report to standard output", EIO, {}});
+  return kFine;
+}
+
+} // namespace
+
+void add_report_command(CLI::App &app, int &exit_status)
+{
+  auto options = std::make_shared<ReportOptions>();
+  CLI::App *command = app.add_subcommand("report", "Show a recording");
+  command->add_option("FILE", options->file, "What `record` wrote")->required();
+  command->add_option("--format", options->format, "text, massif, folded, pprof, html or json")
+      ->check(CLI::IsMember({"text", "massif", "folded", "pprof", "html", "json"}))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--view", options->view,
+          "peak: how much larger than at the start each context was at most; live: what of "
+          "the growth was not returned; grown: all of it")
+      ->check(CLI::IsMember({"grown", "live", "peak"}))
+      ->capture_default_str();
+  command->add_option("--diff", options->older, "Subtract this earlier recording");
+  command->add_option("--context", options->context, "Only contexts of this name");
+  command->add_option("--top", options->top, "Contexts shown as text")->capture_default_str();
+  command->callback([options, &exit_status] { exit_status = run_report(*options); });
+}
+
+} // namespace pgmemtrace

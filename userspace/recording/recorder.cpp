@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "recording/recorder.h"
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+
+#include <unistd.h>
+
+#include "util/foreign_memory.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kReadEvery = 250ms;
+constexpr auto kTick = 50ms;
+constexpr auto kTidyEvery = 2s;
+constexpr std::uint64_t kRereadNs = 200'000'000; // mappings, where an address is in none
+
+std::string host_name()
+{
+  char name[256] = {};
+  return gethostname(name, sizeof(name) - 1) ? std::string() : std::string(name);
+}
+
+std::uint64_t unix_ms()
+{
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                        std::chrono::system_clock::now().time_since_epoch())
+                                        .count());
+}
+
+std::uint64_t ms(std::chrono::steady_clock::duration duration)
+{
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+}
+
+// The numbers of contexts of one name; addresses of a name differ between libraries.
+Recording::Context &context_named(Recording::Process &process, const std::string &name)
+{
+  const auto found = std::ranges::find(process.contexts, name, &Recording::Context::name);
+  if (found != process.contexts.end())
+    return *found;
+  process.contexts.push_back({.name = name, .allocations = {}});
+  return process.contexts.back();
+}
+
+void add(Recording::Context &to, const Recording::Allocation &one)
+{
+  const auto same = std::ranges::find(to.allocations, one.stack, &Recording::Allocation::stack);
+  if (same == to.allocations.end()) {
+    to.allocations.push_back(one);
+    return;
+  }
+  same->bytes += one.bytes;
+  same->blocks += one.blocks;
+  same->raised += one.raised;
+}
+
+void add(Recording::Process &to, const Recording::Process &one)
+{
+  for (const auto &context : one.contexts) {
+    auto &sum = context_named(to, context.name);
+    sum.made += context.made;
+    sum.grown += context.grown;
+    sum.returned += context.returned;
+    sum.peak += context.peak;
+    for (const auto &allocation : context.allocations)
+      add(sum, allocation);
+  }
+}
+
+} // namespace
+
+Recorder::Recorder(ServerList servers, Options options)
+    : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
+      attachments_(maps_, options_.attachments),
+      blocks_(maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); }),
+      symbols_({.proc = Proc(), .modules = {}, .debug_files = {}, .reread_after_ns = kRereadNs})
+{
+  recording_.host = host_name();
+  recording_.started_ms = unix_ms();
+  recording_.level = to_string(options_.attachments.level);
+  began_ = std::chrono::steady_clock::now();
+}
+
+Result<std::unique_ptr<Recorder>> Recorder::start(ServerList servers, Options options)
+{
+  options.attachments.record_all = true;
+  std::unique_ptr<Recorder> recorder(new Recorder(std::move(servers), std::move(options)));
+  if (auto attached = recorder->attach(); !attached)
+    return attached.error();
+  return recorder;
+}
+
+Result<> Recorder::attach()
+{
+  ServerList::Changes all;
+  for (const auto &[id, process] : servers_.processes()) {
+    all.appeared.push_back(id);
+    know(process);
+  }
+  const auto errors = attachments_.follow(servers_, all);
+  if (attachments_.all().empty() && !errors.empty())
+    return errors.front();
+  for (const auto &error : errors)
+    options_.warn(error);
+  follow({});
+  return Ok{};
+}
+
+std::chrono::milliseconds Recorder::idle_time() const { return kTick; }
+
+bool Recorder::over() const
+{
+  return !options_.attachments.selection.all && servers_.processes().empty();
+}
+
+int Recorder::poll_fd() const { return reader_ ? reader_->poll_fd() : -1; }
+
+void Recorder::step()
+{
+  const auto now = std::chrono::steady_clock::now();
+  if (reader_)
+    reader_->drain();
+  newcomers_ |= reader_ && !reader_->take_new_processes().empty();
+  const bool due = now - read_ >= kReadEvery;
+  if (!due && !(newcomers_ && now - followed_ >= kTick))
+    return;
+  followed_ = now;
+  newcomers_ = false;
+  refresh_servers();
+  if (due)
+    read(now);
+}
+
+// ---- who is there ----
+
+void Recorder::refresh_servers()
+{
+  const auto changes = servers_.refresh();
+  for (const auto &error : attachments_.follow(servers_, changes))
+    options_.warn(error);
+  for (const auto &refused : changes.refused)
+    options_.warn(refused);
+  follow(changes);
+}
+
+void Recorder::follow(const ServerList::Changes &changes)
+{
+  if (!reader_ && maps_.created()) {
+    auto reader = KernelReader::create(
+        maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); });
+    if (reader)
+      reader_ = std::move(*reader);
+    else
+      options_.warn(reader.error());
+  }
+  for (const auto &[id, process] : servers_.processes())
+    know(process);
+  if (changes.vanished.empty())
+    return;
+  blocks_.refresh();
+  blocks_.refresh_names();
+  for (const auto &gone : changes.vanished)
+    retire(gone.pid);
+}
+
+// Its user and database become known a moment after it came.
+void Recorder::know(const ServerProcess &process)
+{
+  auto [seen, is_new] = seen_.try_emplace(process.identity.id.pid);
+  seen->second.identity = process.identity;
+  if (!is_new)
+    return;
+  const auto server = servers_.servers().find(process.identity.postmaster);
+  seen->second.target = {.process = process.identity.id,
+                         .postmaster = server == servers_.servers().end()
+                                           ? ProcessId{}
+                                           : ProcessId{server->first, server->second.start}};
+  symbols_.remember(seen->second.target);
+  if (server == servers_.servers().end())
+    return;
+  const Recording::Server known{.instance = server->second.instance,
+                                .version = server->second.binary->version};
+  if (std::ranges::find(recording_.servers, known.instance, &Recording::Server::instance) ==
+      recording_.servers.end())
+    recording_.servers.push_back(known);
+}
+
+// A process that is gone had its names where its postmaster has them, but for those of libraries
+// that it loaded later.
+std::string Recorder::name_at(pid_t pid, std::uint64_t address) const
+{
+  constexpr std::size_t kLongestName = 64;
+  if (auto name = ForeignMemory(pid).read_string(address, kLongestName))
+    return *name;
+  const auto postmaster = target_of(pid).postmaster.pid;
+  if (postmaster == 0)
+    return {};
+  return ForeignMemory(postmaster).read_string(address, kLongestName).value_or("");
+}
+
+// Whose fork one was that came and went between two looks is known if there is one server alone.
+Symbolizer::Target Recorder::target_of(pid_t pid) const
+{
+  if (const auto seen = seen_.find(pid); seen != seen_.end())
+    return seen->second.target;
+  Symbolizer::Target target{.process = {.pid = pid}, .postmaster = {}};
+  if (const auto &servers = servers_.servers(); servers.size() == 1)
+    target.postmaster = {servers.begin()->first, servers.begin()->second.start};
+  return target;
+}
+
+void Recorder::retire(pid_t pid)
+{
+  keep_ended(take(pid));
+  blocks_.forget(pid);
+  stack_ids_.erase(stack_ids_.lower_bound({pid, 0}), stack_ids_.upper_bound({pid, UINT64_MAX}));
+  if (reader_)
+    reader_->forget(pid);
+  if (const auto seen = seen_.find(pid); seen != seen_.end()) {
+    symbols_.forget(seen->second.target.process);
+    seen_.erase(seen);
+  }
+}
+
+void Recorder::keep_ended(Recording::Process process)
+{
+  if (process.contexts.empty())
+    return;
+  process.exited = true;
+  auto &kept = recording_.processes;
+  for (const auto &context : process.contexts)
+    allocations_ += context.allocations.size();
+  if (kept.size() < options_.processes && allocations_ <= options_.allocations) {
+    kept.push_back(std::move(process));
+    return;
+  }
+  if (kept.empty() || kept.back().pid != 0)
+    kept.push_back({.instance = {},
+                    .backend_type = "others",
+                    .database = {},
+                    .user = {},
+                    .exited = true,
+                    .contexts = {}});
+  add(kept.back(), process);
+}
+
+// ---- what they grew ----
+
+// Stacks are read as soon as they are there: their process may be gone at the next look.
+void Recorder::read(Time now)
+{
+  read_ = now;
+  blocks_.refresh();
+  blocks_.refresh_names();
+  for (const auto pid : blocks_.processes())
+    for (const auto &growth : blocks_.growth(pid))
+      (void)stack_of(pid, growth.stack, false);
+  if (ticks_++ % every_ == 0)
+    sample(now);
+  tidy(now);
+}
+
+// The maps are for processes that live.
+void Recorder::tidy(Time now)
+{
+  for (const auto pid : blocks_.processes())
+    if (!seen_.contains(pid) && !Proc().stat(pid))
+      retire(pid);
+  if (!reader_ || now - tidied_ < kTidyEvery)
+    return;
+  tidied_ = now;
+  reader_->tidy();
+}
+
+void Recorder::sample(Time now)
+{
+  std::map<std::uint32_t, Recording::Sample::Held> held;
+  for (const auto pid : blocks_.processes())
+    for (const auto &totals : blocks_.names(pid)) {
+      const auto name = name_index(totals.name);
+      auto &sum = held[name];
+      sum.name = name;
+      sum.bytes += static_cast<std::int64_t>(totals.gained - totals.returned);
+      sum.blocks += totals.blocks;
+    }
+  auto &sample = recording_.samples.emplace_back();
+  sample.ms = ms(now - began_);
+  for (const auto &[name, one] : held)
+    if (one.bytes != 0)
+      sample.contexts.push_back(one);
+  if (recording_.samples.size() > options_.samples)
+    thin_out_samples();
+}
+
+void Recorder::thin_out_samples()
+{
+  auto &samples = recording_.samples;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < samples.size(); i += 2)
+    std::swap(samples[kept++], samples[i]);
+  samples.resize(kept);
+  every_ *= 2;
+}
+
+Recording::Process Recorder::take(pid_t pid)
+{
+  Recording::Process process{
+      .pid = pid, .instance = {}, .backend_type = {}, .database = {}, .user = {}, .contexts = {}};
+  if (const auto seen = seen_.find(pid); seen != seen_.end()) {
+    const auto &identity = seen->second.identity;
+    process.server_pid = identity.server_pid;
+    process.instance = identity.instance;
+    process.backend_type = identity.backend_type;
+    process.database = identity.database;
+    process.user = identity.user;
+  }
+  for (const auto &totals : blocks_.names(pid)) {
+    if (totals.gained == 0)
+      continue; // it only returned what was there before
+    auto &context = context_named(process, totals.name);
+    context.made += totals.made;
+    context.grown += totals.gained;
+    context.returned += totals.returned;
+    context.peak += totals.peak;
+  }
+  for (const auto &growth : blocks_.growth(pid))
+    add(context_named(process, growth.name), {.stack = stack_of(pid, growth.stack, true),
+                                              .bytes = growth.bytes,
+                                              .blocks = growth.blocks,
+                                              .raised = growth.raised});
+  return process;
+}
+
+std::vector<Frame> Recorder::frames_of(pid_t pid, std::uint64_t id)
+{
+  const auto target = target_of(pid);
+  std::vector<Frame> frames;
+  auto kind = Symbolizer::Kind::instruction;
+  for (const auto address : blocks_.stack(pid, id)) {
+    std::ranges::move(symbols_.frames(target, address, kind), std::back_inserter(frames));
+    kind = Symbolizer::Kind::return_address;
+  }
+  return frames;
+}
+
+std::optional<std::uint32_t> Recorder::stack_of(pid_t pid, std::uint64_t id, bool last)
+{
+  if (const auto known = stack_ids_.find({pid, id}); known != stack_ids_.end())
+    return known->second;
+  const auto frames = frames_of(pid, id);
+  // A library that was loaded a moment ago is found at the next look.
+  const bool complete = std::ranges::none_of(
+      frames, [](const Frame &frame) { return frame.code.module == kUnmapped; });
+  if (frames.empty() || (!complete && !last))
+    return std::nullopt;
+  std::vector<std::uint32_t> stack;
+  stack.reserve(frames.size());
+  for (const auto &frame : frames)
+    stack.push_back(frame_index(frame));
+  auto &index = stack_ids_[{pid, id}];
+  if (const auto same = stacks_.find(stack); same != stacks_.end())
+    return index = same->second;
+  if (recording_.stacks.size() >= options_.stacks) {
+    ++stacks_refused_;
+    return index = std::nullopt;
+  }
+  index = static_cast<std::uint32_t>(recording_.stacks.size());
+  recording_.stacks.push_back(stack);
+  stacks_.emplace(std::move(stack), *index);
+  return index;
+}
+
+std::uint32_t Recorder::frame_index(const Frame &frame)
+{
+  // Of one address, functions that were inlined into one another.
+  const auto [known, is_new] =
+      frames_.try_emplace({frame.code, frame.function}, recording_.frames.size());
+  if (is_new)
+    recording_.frames.push_back(frame);
+  return known->second;
+}
+
+std::uint32_t Recorder::name_index(const std::string &name)
+{
+  const auto [known, is_new] = names_.try_emplace(name, recording_.names.size());
+  if (is_new)
+    recording_.names.push_back(name);
+  return known->second;
+}
+
+// ---- the end ----
+
+void Recorder::count_losses()
+{
+  const std::pair<const char *, pgmt_loss> reasons[] = {
+      {"processes_full", PGMT_LOSS_SLOTS_FULL},   {"task_storage", PGMT_LOSS_TASK_STORAGE},
+      {"contexts_full", PGMT_LOSS_CONTEXTS_FULL}, {"blocks_unreadable", PGMT_LOSS_READ_BLOCK},
+      {"blocks_unseen", PGMT_LOSS_BLOCKS_UNSEEN}, {"growths_full", PGMT_LOSS_GROWTHS_FULL},
+      {"stacks_full", PGMT_LOSS_STACKS_FULL},     {"stack_not_captured", PGMT_LOSS_STACK},
+      {"stack_cut", PGMT_LOSS_STACK_CUT}};
+  for (const auto &[name, reason] : reasons)
+    if (const auto count = maps_.losses(reason))
+      recording_.losses[name] = count;
+  if (stacks_refused_)
+    recording_.losses["recording_full"] = stacks_refused_;
+}
+
+Recording Recorder::finish()
+{
+  const auto now = std::chrono::steady_clock::now();
+  refresh_servers(); // who is gone already
+  for (const auto &binary : servers_.binaries())
+    if (auto *attachment = attachments_.find(binary.get()))
+      (void)attachment->probes.set_level(Level::sweep); // the numbers hold still
+  read(now);
+  if (recording_.samples.empty() || recording_.samples.back().ms != ms(now - began_))
+    sample(now);
+  std::vector<Recording::Process> alive;
+  for (const auto pid : blocks_.processes())
+    if (!seen_.contains(pid)) // it came and went between two looks
+      keep_ended(take(pid));
+    else if (auto process = take(pid); !process.contexts.empty())
+      alive.push_back(std::move(process));
+  std::ranges::move(alive, std::back_inserter(recording_.processes));
+  recording_.duration_ms = ms(now - began_);
+  count_losses();
+  return std::move(recording_);
+}
+
+} // namespace pgmemtrace

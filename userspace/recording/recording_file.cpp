@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// recording_file.cpp - a recording to and from gzip'ed JSON: docs/recording.md.
+#include "recording/recording_file.h"
+
+#include <cerrno>
+#include <stdexcept>
+#include <utility>
+
+#include <fcntl.h>
+#include <nlohmann/json.hpp>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/gzip.h"
+#include "util/text.h"
+
+namespace pgmemtrace {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char *kFormat = "pgmemtrace recording";
+constexpr int kVersion = 1;
+constexpr int kDeepest = 8; // levels of the document; a hostile one has more
+
+// ---- to JSON ----
+
+Json to_json(const Frame &frame)
+{
+  Json out{{"module", valid_utf8(frame.code.module)}, {"address", frame.code.offset}};
+  if (!frame.code.build_id.empty())
+    out["build_id"] = valid_utf8(frame.code.build_id);
+  if (!frame.function.empty())
+    out["function"] = valid_utf8(frame.function);
+  out["offset"] = frame.offset;
+  if (frame.start)
+    out["start"] = frame.start;
+  if (!frame.file.empty())
+    out["file"] = valid_utf8(frame.file);
+  if (frame.line)
+    out["line"] = frame.line;
+  if (frame.inlined)
+    out["inlined"] = true;
+  return out;
+}
+
+Json to_json(const Recording::Context &context)
+{
+  Json allocations = Json::array();
+  for (const auto &one : context.allocations)
+    allocations.push_back({{"stack", one.stack ? Json(*one.stack) : Json(nullptr)},
+                           {"bytes", one.bytes},
+                           {"blocks", one.blocks},
+                           {"raised", one.raised}});
+  return {{"name", valid_utf8(context.name)},
+          {"made", context.made},
+          {"grown", context.grown},
+          {"returned", context.returned},
+          {"peak", context.peak},
+          {"allocations", std::move(allocations)}};
+}
+
+Json to_json(const Recording::Process &process)
+{
+  Json contexts = Json::array();
+  for (const auto &context : process.contexts)
+    contexts.push_back(to_json(context));
+  return {{"pid", process.pid},
+          {"server_pid", process.server_pid},
+          {"instance", valid_utf8(process.instance)},
+          {"backend_type", valid_utf8(process.backend_type)},
+          {"database", valid_utf8(process.database)},
+          {"user", valid_utf8(process.user)},
+          {"exited", process.exited},
+          {"contexts", std::move(contexts)}};
+}
+
+Json to_json(const Recording::Sample &sample)
+{
+  Json contexts = Json::array();
+  for (const auto &held : sample.contexts)
+    contexts.push_back({held.name, held.bytes, held.blocks});
+  return {{"ms", sample.ms}, {"contexts", std::move(contexts)}};
+}
+
+template <typename T> Json all_to_json(const std::vector<T> &values)
+{
+  Json out = Json::array();
+  for (const auto &value : values)
+    out.push_back(to_json(value));
+  return out;
+}
+
+// ---- from JSON: throws what nlohmann::json throws ----
+
+template <typename T> T get(const Json &object, const char *key) { return object.at(key).get<T>(); }
+
+std::uint32_t index_below(const Json &value, std::size_t count)
+{
+  const auto index = value.get<std::uint64_t>();
+  if (index >= count)
+    throw std::runtime_error("an index is too large");
+  return static_cast<std::uint32_t>(index);
+}
+
+Frame frame_from(const Json &json)
+{
+  Frame frame;
+  frame.code = {.module = get<std::string>(json, "module"),
+                .build_id = json.value("build_id", ""),
+                .offset = get<std::uint64_t>(json, "address")};
+  frame.function = json.value("function", "");
+  frame.offset = get<std::uint64_t>(json, "offset");
+  frame.start = json.value("start", std::uint64_t{0});
+  frame.file = json.value("file", "");
+  frame.line = json.value("line", 0);
+  frame.inlined = json.value("inlined", false);
+  return frame;
+}
+
+Recording::Context context_from(const Json &json, std::size_t stacks)
+{
+  Recording::Context context{.name = get<std::string>(json, "name"),
+                             .made = get<std::uint64_t>(json, "made"),
+                             .grown = get<std::uint64_t>(json, "grown"),
+                             .returned = get<std::uint64_t>(json, "returned"),
+                             .peak = get<std::uint64_t>(json, "peak"),
+                             .allocations = {}};
+  for (const auto &one : json.at("allocations")) {
+    const auto &stack = one.at("stack");
+    context.allocations.push_back(
+        {.stack = stack.is_null() ? std::nullopt : std::optional(index_below(stack, stacks)),
+         .bytes = get<std::uint64_t>(one, "bytes"),
+         .blocks = get<std::uint64_t>(one, "blocks"),
+         .raised = get<std::uint64_t>(one, "raised")});
+  }
+  return context;
+}
+
+Recording::Process process_from(const Json &json, std::size_t stacks)
+{
+  Recording::Process process{.pid = get<std::int64_t>(json, "pid"),
+                             .server_pid = get<std::int64_t>(json, "server_pid"),
+                             .instance = get<std::string>(json, "instance"),
+                             .backend_type = get<std::string>(json, "backend_type"),
+                             .database = get<std::string>(json, "database"),
+                             .user = get<std::string>(json, "user"),
+                             .exited = get<bool>(json, "exited"),
+                             .contexts = {}};
+  for (const auto &context : json.at("contexts"))
+    process.contexts.push_back(context_from(context, stacks));
+  return process;
+}
+
+Recording::Sample sample_from(const Json &json, std::size_t names)
+{
+  Recording::Sample sample{.ms = get<std::uint64_t>(json, "ms"), .contexts = {}};
+  for (const auto &held : json.at("contexts"))
+    sample.contexts.push_back({.name = index_below(held.at(0), names),
+                               .bytes = held.at(1).get<std::int64_t>(),
+                               .blocks = held.at(2).get<std::int64_t>()});
+  return sample;
+}
+
+Recording recording_from(const Json &json)
+{
+  Recording recording;
+  recording.program = get<std::string>(json, "program");
+  recording.host = get<std::string>(json, "host");
+  recording.started_ms = get<std::uint64_t>(json, "started_ms");
+  recording.duration_ms = get<std::uint64_t>(json, "duration_ms");
+  recording.level = get<std::string>(json, "level");
+  for (const auto &[reason, count] : json.at("losses").items())
+    recording.losses[reason] = count.get<std::uint64_t>();
+  for (const auto &server : json.at("servers"))
+    recording.servers.push_back({.instance = get<std::string>(server, "instance"),
+                                 .version = get<std::string>(server, "version")});
+  for (const auto &frame : json.at("frames"))
+    recording.frames.push_back(frame_from(frame));
+  for (const auto &stack : json.at("stacks")) {
+    auto &frames = recording.stacks.emplace_back();
+    for (const auto &frame : stack)
+      frames.push_back(index_below(frame, recording.frames.size()));
+  }
+  for (const auto &process : json.at("processes"))
+    recording.processes.push_back(process_from(process, recording.stacks.size()));
+  for (const auto &name : json.at("names"))
+    recording.names.push_back(name.get<std::string>());
+  for (const auto &sample : json.at("samples"))
+    recording.samples.push_back(sample_from(sample, recording.names.size()));
+  return recording;
+}
+
+Error not_a_recording(const std::string &why)
+{
+  return {"read the recording: " + why, 0, "`pgmemtrace record -o FILE` writes such files"};
+}
+
+} // namespace
+
+std::string pack(const Recording &recording)
+{
+  Json servers = Json::array();
+  for (const auto &server : recording.servers)
+    servers.push_back(
+        {{"instance", valid_utf8(server.instance)}, {"version", valid_utf8(server.version)}});
+  Json names = Json::array();
+  for (const auto &name : recording.names)
+    names.push_back(valid_utf8(name));
+  const Json document{{"format", kFormat},
+                      {"version", kVersion},
+                      {"program", recording.program},
+                      {"host", valid_utf8(recording.host)},
+                      {"started_ms", recording.started_ms},
+                      {"duration_ms", recording.duration_ms},
+                      {"level", recording.level},
+                      {"losses", recording.losses},
+                      {"servers", std::move(servers)},
+                      {"frames", all_to_json(recording.frames)},
+                      {"stacks", recording.stacks},
+                      {"processes", all_to_json(recording.processes)},
+                      {"names", std::move(names)},
+                      {"samples", all_to_json(recording.samples)}};
+  return gzip(document.dump() + "\n");
+}
+
+Result<Recording> unpack(std::string_view file)
+{
+  const auto text = gunzip(file, kLargestRecording);
+  if (!text)
+    return not_a_recording(text.error().what);
+  try {
+    const auto shallow = [](int depth, Json::parse_event_t, Json &) {
+      if (depth > kDeepest)
+        throw std::runtime_error("it is nested too deeply");
+      return true;
+    };
+    const auto json = Json::parse(*text, shallow);
+    if (!json.is_object() || json.value("format", Json()) != kFormat)
+      return not_a_recording("it is none");
+    if (const auto version = json.at("version").get<int>(); version != kVersion)
+      return Error{"read the recording: its format has version " + std::to_string(version) +
+                       ", this program reads version " + std::to_string(kVersion),
+                   0, "use the pgmemtrace that wrote it, or a later one"};
+    return recording_from(json);
+  } catch (const std::exception &wrong) {
+    return not_a_recording(one_line(wrong.what(), 200));
+  }
+}
+
+Result<Recording> read_recording(const std::string &path)
+{
+  const auto failed = [&] { return Error{"read " + path, errno, {}}; };
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status {};
+  if (!fd || fstat(fd.get(), &status))
+    return failed();
+  if (!S_ISREG(status.st_mode))
+    return Error{"read " + path + ": it is no regular file", 0, {}};
+  if (static_cast<std::size_t>(status.st_size) > kLargestRecording)
+    return not_a_recording(path + " is larger than any");
+  std::string file(static_cast<std::size_t>(status.st_size), '\0');
+  std::size_t have = 0;
+  while (have < file.size()) {
+    const auto got = read(fd.get(), file.data() + have, file.size() - have);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got < 0)
+      return failed();
+    if (got == 0)
+      break;
+    have += static_cast<std::size_t>(got);
+  }
+  file.resize(have);
+  return unpack(file);
+}
+
+} // namespace pgmemtrace
