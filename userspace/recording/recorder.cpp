@@ -154,7 +154,8 @@ void Recorder::follow(const ServerList::Changes &changes)
 {
   if (!reader_ && maps_.created()) {
     auto reader = KernelReader::create(
-        maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); });
+        maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); },
+        [](const pgmt_process &) { return 0; }); // hits are not told by server
     if (reader)
       reader_ = std::move(*reader);
     else
