@@ -155,13 +155,15 @@ static __noinline struct pgmt_name *name_of(struct pgmt_process *p, __u64 name)
 }
 
 /* `returned` may be ahead: what was there before the recording is returned as well. */
-static __always_inline void record_gain(struct pt_regs *ctx, struct pgmt_process *p,
-					const volatile struct pgmt_site *site, __u64 name,
-					__u64 bytes)
+static __noinline void record_gain(struct pt_regs *ctx, struct pgmt_process *p,
+				   const volatile struct pgmt_site *site, __u64 name, __u64 bytes)
 {
-	struct pgmt_name *n = name_of(p, name);
+	struct pgmt_name *n;
 	__s64 beyond = 0;
 
+	if (!p)
+		return;
+	n = name_of(p, name);
 	if (n) {
 		n->gained += bytes;
 		n->blocks += site->kind != PGMT_SITE_RESIZE;
@@ -175,12 +177,14 @@ static __always_inline void record_gain(struct pt_regs *ctx, struct pgmt_process
 	count_growth(ctx, p, bytes);
 }
 
-static __always_inline void record_return(struct pgmt_process *p,
-					  const volatile struct pgmt_site *site, __u64 name,
-					  __u64 bytes)
+static __noinline void record_return(struct pgmt_process *p, const volatile struct pgmt_site *site,
+				     __u64 name, __u64 bytes)
 {
-	struct pgmt_name *n = name_of(p, name);
+	struct pgmt_name *n;
 
+	if (!p)
+		return;
+	n = name_of(p, name);
 	if (!n)
 		return;
 	n->returned += bytes;
@@ -189,14 +193,13 @@ static __always_inline void record_return(struct pgmt_process *p,
 
 /* ---- what a context gains ---- */
 
-static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
-				 const volatile struct pgmt_site *site, __u64 context, __u64 bytes,
-				 __u64 now)
+static __noinline void gain(struct pt_regs *ctx, struct pgmt_process *p,
+			    const volatile struct pgmt_site *site, __u64 context, __u64 bytes)
 {
 	struct pgmt_context *c;
 	__u64 before;
 
-	if (!read_context(p, site, context))
+	if (!p || !read_context(p, site, context))
 		return;
 	before = WORD(p->scratch, CONTEXT(mem_allocated));
 	c = record_of(p, context);
@@ -207,7 +210,7 @@ static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 	if (before > c->peak_bytes)
 		c->peak_bytes = before;
 	c->bytes = before + bytes;
-	c->seen_ns = now;
+	c->seen_ns = bpf_ktime_get_ns(); /* a parameter more would be one too many */
 	c->gained += bytes;
 	c->gains++;
 	if (record_all) {
@@ -220,12 +223,16 @@ static __always_inline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 }
 
 /* More contexts of this name than ever before are growth. */
-static __always_inline void create(struct pt_regs *ctx, struct pgmt_process *p,
-				   const volatile struct pgmt_site *site)
+static __noinline void create(struct pt_regs *ctx, struct pgmt_process *p,
+			      const volatile struct pgmt_site *site)
 {
-	__u64 name = held(ctx, p, site), bytes = PT_REGS_PARM1(ctx);
-	struct pgmt_name *n = name_of(p, name);
+	__u64 name, bytes = PT_REGS_PARM1(ctx);
+	struct pgmt_name *n;
 
+	if (!p)
+		return;
+	name = held(ctx, p, site);
+	n = name_of(p, name);
 	if (!n)
 		return;
 	n->made++;
@@ -243,17 +250,18 @@ static __always_inline void create(struct pt_regs *ctx, struct pgmt_process *p,
  * A context is freed as a whole; its header lies in scratch, but for what follows.  What
  * mem_allocated still says then is its first block, which is one with it.
  */
-static __always_inline void destroy(struct pgmt_process *p, const volatile struct pgmt_site *site,
-				    __u64 context)
+static __noinline void destroy(struct pgmt_process *p, const volatile struct pgmt_site *site,
+			       __u64 context)
 {
-	struct pgmt_context_key *key = &p->walk.key;
+	struct pgmt_context_key *key;
 	struct pgmt_name *n;
 
-	if (!read_context(p, site, context))
+	if (!p || !read_context(p, site, context))
 		return;
 	if (record_all)
 		record_return(p, site, WORD(p->scratch, CONTEXT(name)),
 			      WORD(p->scratch, CONTEXT(mem_allocated)));
+	key = &p->walk.key;
 	key->tgid = p->tgid;
 	key->address = WORD(p->scratch, CONTEXT(name));
 	n = bpf_map_lookup_elem(&names, key);
@@ -271,12 +279,12 @@ static __always_inline __u64 block_bytes(struct pgmt_process *p,
 	return site->size_from == PGMT_SIZE_TO_END ? word - block : word;
 }
 
-static __always_inline void give_back(struct pgmt_process *p, const volatile struct pgmt_site *site,
-				      __u64 context, __u64 bytes, __u64 now)
+static __noinline void give_back(struct pgmt_process *p, const volatile struct pgmt_site *site,
+				 __u64 context, __u64 bytes, __u64 now)
 {
 	struct pgmt_context *c;
 
-	if (!read_context(p, site, context))
+	if (!p || !read_context(p, site, context))
 		return;
 	if (site->size_from == PGMT_SIZE_IN_CONTEXT &&
 	    bpf_probe_read_user(&bytes, 4, (void *)(context + site->size_at))) {
@@ -295,9 +303,8 @@ static __always_inline void give_back(struct pgmt_process *p, const volatile str
 		record_return(p, site, c->name, bytes);
 }
 
-#define BLOCK_BYTES_MAX                                                                            \
-	(1ULL << 40) /* larger is no block: palloc ends at 1 GB, huge at some TB                   \
-		      */
+/* Larger is no block: palloc ends at 1 GB, huge at some TB. */
+#define BLOCK_BYTES_MAX (1ULL << 40)
 
 static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process *p,
 				       const volatile struct pgmt_site *site, __u64 now)
@@ -319,21 +326,21 @@ static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process 
 	give_back(p, site, held(ctx, p, site), bytes, now);
 }
 
-static __always_inline void resize_block(struct pt_regs *ctx, struct pgmt_process *p,
-					 const volatile struct pgmt_site *site, __u64 now)
+static __noinline void resize_block(struct pt_regs *ctx, struct pgmt_process *p,
+				    const volatile struct pgmt_site *site)
 {
 	__u64 block = PT_REGS_PARM1(ctx), wanted = PT_REGS_PARM2(ctx), context, bytes;
 
-	if (!read_block(p, block))
+	if (!p || !read_block(p, block))
 		return;
 	bytes = block_bytes(p, site, block);
 	context = held(ctx, p, site);
 	if (bytes > BLOCK_BYTES_MAX)
 		lose(PGMT_LOSS_READ_BLOCK);
 	else if (wanted > bytes)
-		gain(ctx, p, site, context, wanted - bytes, now);
+		gain(ctx, p, site, context, wanted - bytes);
 	else
-		give_back(p, site, context, bytes - wanted, now);
+		give_back(p, site, context, bytes - wanted, bpf_ktime_get_ns());
 }
 
 SEC("uprobe.multi")
@@ -348,13 +355,13 @@ int block_change(struct pt_regs *ctx)
 		return 0;
 	switch (site->kind) {
 	case PGMT_SITE_GAIN:
-		gain(ctx, p, site, held(ctx, p, site), PT_REGS_PARM1(ctx), now);
+		gain(ctx, p, site, held(ctx, p, site), PT_REGS_PARM1(ctx));
 		break;
 	case PGMT_SITE_CREATE:
 		create(ctx, p, site);
 		break;
 	case PGMT_SITE_RESIZE:
-		resize_block(ctx, p, site, now);
+		resize_block(ctx, p, site);
 		break;
 	case PGMT_SITE_RETURN:
 		free_block(ctx, p, site, now);

@@ -509,10 +509,14 @@ static __always_inline void compare_root(struct pgmt_process *p, __u32 root, __u
  * Top, Cache and Error are created once and never move: their address is read from the
  * variable until it is known, then from the slot.
  */
-static __always_inline void compare_lasting(struct pgmt_process *p, __u32 root, bool closely,
-					    bool recent)
+static __noinline void compare_lasting(struct pgmt_process *p, __u32 root, bool closely,
+				       bool recent)
 {
-	__u64 context = p->roots[root].context;
+	__u64 context;
+
+	if (!p || root >= PGMT_ROOTS)
+		return;
+	context = p->roots[root].context;
 
 	if (!context && root_variables[root])
 		context = read_word(p->load_bias + root_variables[root]);

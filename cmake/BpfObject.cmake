@@ -9,6 +9,9 @@ find_program(PGMT_BPFTOOL NAMES bpftool PATHS /usr/sbin /usr/local/sbin REQUIRED
 find_program(PGMT_OBJCOPY NAMES llvm-objcopy llvm-objcopy-19 llvm-objcopy-18 llvm-objcopy-17
              llvm-objcopy-16 llvm-objcopy-15 llvm-objcopy-14 REQUIRED)
 
+find_program(PGMT_OBJDUMP NAMES llvm-objdump llvm-objdump-19 llvm-objdump-18 llvm-objdump-17
+             llvm-objdump-16 llvm-objdump-15 llvm-objdump-14 REQUIRED)
+
 set(PGMT_BPF_ARCH_x86_64 x86)
 set(PGMT_BPF_ARCH_aarch64 arm64)
 set(PGMT_BPF_ARCH ${PGMT_BPF_ARCH_${CMAKE_SYSTEM_PROCESSOR}})
@@ -28,6 +31,8 @@ function(pgmt_bpf_object name source)
   add_custom_command(
     OUTPUT ${obj}
     COMMAND ${PGMT_CLANG} ${PGMT_BPF_FLAGS} -MD -MF ${obj}.d -c ${src} -o ${obj}
+    COMMAND ${CMAKE_COMMAND} -DOBJDUMP=${PGMT_OBJDUMP} -DOBJECT=${obj}
+            -P ${PROJECT_SOURCE_DIR}/cmake/CheckBpfStack.cmake
     DEPENDS ${src}
     DEPFILE ${obj}.d
     COMMENT "BPF  ${name}.bpf.o"

@@ -2,14 +2,17 @@
 // make_seeds.cpp - where the fuzzers begin, made from what this machine has.
 //
 // usage: fuzz_seeds DIRECTORY [POSTGRES...]
-// Our own layouts for the layout reader; for the planner the probed functions of each server
-// binary.
+// Our own layouts for the layout reader; a small recording; for the planner the probed functions of
+// each server binary.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 
 #include "attach/elf_file.h"
 #include "attach/layout.h"
+#include "recording/recording_file.h"
+#include "recording_fixture.h"
+#include "util/gzip.h"
 
 namespace {
 
@@ -49,6 +52,12 @@ void functions(const fs::path &directory, const fs::path &postgres)
   }
 }
 
+void recordings(const fs::path &directory)
+{
+  if (const auto text = gunzip(pack(test::small_recording()), kLargestRecording))
+    write(directory / "recording" / "small", *text, {});
+}
+
 } // namespace
 
 int main(int argc, char **argv)
@@ -58,6 +67,7 @@ int main(int argc, char **argv)
     return 2;
   }
   layouts(argv[1]);
+  recordings(argv[1]);
   for (int i = 2; i < argc; ++i)
     functions(argv[1], argv[i]);
   return 0;
