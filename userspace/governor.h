@@ -49,7 +49,7 @@ public:
 
   Level level() const { return level_; }
   Level wanted() const { return options_.wanted; } // lower once a time box is over
-  double ratio() const { return ratio_; } // of the last period
+  double ratio() const { return ratio_; }          // of the last period
   double ratio_of(const Period &period) const;
 
 private:

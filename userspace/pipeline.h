@@ -55,7 +55,7 @@ public:
 
   // How long to wait before the next step() unless poll_fd() becomes readable.
   std::chrono::milliseconds idle_time() const;
-  int poll_fd() const; // -1 at level sweep
+  int poll_fd() const;                 // -1 at level sweep
   static bool over() { return false; } // it never ends by itself
 
 private:

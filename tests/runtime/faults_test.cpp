@@ -22,7 +22,6 @@ namespace pgmemtrace::test {
 namespace {
 
 using nlohmann::json;
-using testing::HasSubstr;
 
 class FaultsTest : public RuntimeTest {
 protected:

@@ -72,7 +72,7 @@ private:
   NameAt name_at_;
   std::unordered_map<pid_t, std::vector<Grown>> grown_;
   std::unordered_map<pid_t, std::vector<std::pair<std::uint64_t, pgmt_name>>> totals_; // by address
-  std::unordered_map<pid_t, std::unordered_map<std::uint64_t, std::string>> names_; // by address
+  std::unordered_map<pid_t, std::unordered_map<std::uint64_t, std::string>> names_;    // by address
   std::size_t growths_used_ = 0;
   std::size_t stacks_used_ = 0;
 };
