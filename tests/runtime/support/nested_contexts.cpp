@@ -17,8 +17,9 @@ void load_nested_contexts(const PostgresCluster &cluster, Session &session)
     headers = run_command({cluster.bin("pg_config"), "--includedir-server"}).out;
     headers.resize(headers.find_last_not_of('\n') + 1);
   }
-  const auto built = run_command({"gcc", "-O1", "-shared", "-fPIC", "-I" + headers,
-                                  PGMT_RUNTIME_FIXTURES "/nested_contexts.c", "-o", library});
+  const auto built =
+      run_command({"gcc", "-O1", "-shared", "-fPIC", "-I" + headers,
+                   std::string(PGMT_RUNTIME_FIXTURES) + "/nested_contexts.c", "-o", library});
   ASSERT_EQ(built.status, 0) << built.err;
   std::filesystem::permissions(library, std::filesystem::perms(0755));
   const auto seen_by_server = "/" / library.lexically_relative(cluster.major().root);
