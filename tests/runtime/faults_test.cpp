@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "attach/attachments.h"
