@@ -413,7 +413,7 @@ TEST(CacheReader, any_word_may_be_garbage)
     if (at >= process.end())
       return false;
     process.image().put(at, garbage);
-    const auto snapshot = process.read({.looks = 2, .buckets = 4096, .entries = 4096});
+    const auto snapshot = process.read({.looks = 2, .pause = {}, .buckets = 4096, .entries = 4096});
     if (snapshot) {
       EXPECT_LE(snapshot->caches.size(), 512u);
     }

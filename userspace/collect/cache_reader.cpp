@@ -6,6 +6,7 @@
 #include <charconv>
 #include <optional>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -153,7 +154,10 @@ Result<CacheSnapshot> CacheReader::read()
     return variables_.catalog_caches.error();
   CacheSnapshot snapshot;
   Doubt doubt;
+  auto pause = limits_.pause;
   for (int i = 0; i < std::max(limits_.looks, 1); ++i) {
+    if (i > 0)
+      std::this_thread::sleep_for(std::exchange(pause, pause * 2));
     snapshot = {};
     doubt = {};
     CatalogCacheWalk walk(layout_, *memory_, limits_, doubt);

@@ -6,6 +6,7 @@
 //                                      `-- lists ----> CatCList ...
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,6 +23,10 @@ namespace pgmemtrace {
 
 struct CacheReaderLimits {
   int looks = 10; // until one is consistent
+  // Before the second look, and twice as long before each look after it: half a second in all.
+  // A backend that changes its caches all the time still waits now and then, for its client,
+  // a lock or a disk.
+  std::chrono::milliseconds pause{1};
   std::size_t caches = 512;
   std::size_t buckets = 1 << 20; // of all caches
   std::size_t entries = 1 << 20; // of all caches, and of saved plans
