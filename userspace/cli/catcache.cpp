@@ -12,8 +12,8 @@
 #include <thread>
 #include <utility>
 
-#include "attach/servers.h"
 #include "cli/catcache_report.h"
+#include "cli/choice.h"
 #include "cli/commands.h"
 #include "cli/relation_names.h"
 #include "cli/units.h"
@@ -98,18 +98,14 @@ Result<> add_names(const std::string &dsn, CacheSnapshot &snapshot)
 Result<Looks> look_at(const CatcacheOptions &options, const Interval &interval)
 {
   const Proc proc;
-  auto servers = ServerList::find(
-      {.selection = {.pids = {options.pid}}, .postgres_btf = options.postgres_btf, .proc = proc});
-  if (!servers)
-    return servers.error();
-  const ServerProcess *process = servers->find_process(options.pid);
-  if (process == nullptr)
-    return gone(options.pid);
-  auto looks = look(*process, proc, interval);
+  const auto chosen = find_process(options.pid, options.postgres_btf);
+  if (!chosen)
+    return chosen.error();
+  auto looks = look(*chosen->process, proc, interval);
   if (!looks)
     return looks;
   ProcessSnapshot identity; // completed where the process has said more of itself by now
-  read_process(*process, proc, identity);
+  read_process(*chosen->process, proc, identity);
   looks->last.process = identity.process;
   return looks;
 }

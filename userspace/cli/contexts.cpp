@@ -10,7 +10,7 @@
 #include <string>
 #include <utility>
 
-#include "attach/servers.h"
+#include "cli/choice.h"
 #include "cli/commands.h"
 #include "collect/process_reader.h"
 #include "collect/sweep.h"
@@ -29,19 +29,14 @@ struct ContextsOptions {
 
 Result<ProcessSnapshot> take_snapshot(const ContextsOptions &options)
 {
-  const Proc proc;
-  auto servers = ServerList::find(
-      {.selection = {.pids = {options.pid}}, .postgres_btf = options.postgres_btf, .proc = proc});
-  if (!servers)
-    return servers.error();
-  const ServerProcess *process = servers->find_process(options.pid);
-  if (process == nullptr)
-    return Error{.what = "find process " + std::to_string(options.pid), .err = ESRCH};
+  const auto chosen = find_process(options.pid, options.postgres_btf);
+  if (!chosen)
+    return chosen.error();
 
   ProcessSnapshot snapshot;
   snapshot.taken_at = Clock::now();
-  read_process(*process, proc, snapshot);
-  auto tree = Sweeper(*process).sweep(Pass::exact);
+  read_process(*chosen->process, Proc(), snapshot);
+  auto tree = Sweeper(*chosen->process).sweep(Pass::exact);
   if (!tree)
     return tree.error();
   snapshot.contexts = std::move(tree->contexts);

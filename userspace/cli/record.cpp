@@ -13,8 +13,8 @@
 
 #include "attach/kernel_features.h"
 #include "attach/servers.h"
+#include "cli/choice.h"
 #include "cli/commands.h"
-#include "cli/units.h"
 #include "cli/watch.h"
 #include "recording/recorder.h"
 #include "recording/recording_file.h"
@@ -28,12 +28,10 @@ namespace {
 constexpr std::uint32_t kStacks = 32768; // at a time: every one is taken here
 
 struct RecordOptions {
-  std::string pid;
-  std::string pgdata;
+  Choice choice;
   std::string level = "block";
   std::string duration = "30s";
   std::string output;
-  std::string postgres_btf;
   std::uint32_t max_processes = 1024;
 };
 
@@ -45,23 +43,16 @@ struct Parsed {
 Result<Parsed> parse(const RecordOptions &options)
 {
   Parsed parsed;
-  if (options.pid.empty() == options.pgdata.empty())
-    return Error{"say what to record: either --pid or --pgdata", 0,
-                 "--pid all records every PostgreSQL on this host"};
-  parsed.selection.data_directory = options.pgdata;
-  if (!options.pid.empty()) {
-    auto selection = parse_selection(options.pid);
-    if (!selection)
-      return selection.error();
-    parsed.selection = std::move(*selection);
-  }
+  auto selection = selection_of(options.choice);
+  if (!selection)
+    return selection.error();
+  parsed.selection = std::move(*selection);
   if (options.level != "block")
     return Error{fmt::format("--level {}: nothing that can be recorded", options.level), 0,
                  "block is, as yet"};
-  const auto duration = parse_duration(options.duration);
-  if (!duration || *duration <= std::chrono::nanoseconds(0))
-    return Error{fmt::format("--duration {}: not a duration", options.duration), 0,
-                 "a number with ms, s, m or h, such as 1m"};
+  const auto duration = duration_of("--duration", options.duration);
+  if (!duration)
+    return duration.error();
   parsed.duration = *duration;
   return parsed;
 }
@@ -102,15 +93,16 @@ int run_record(const RecordOptions &options)
   auto file = NewFile::create(options.output);
   if (!file)
     return fail(file.error());
-  auto servers = ServerList::find(
-      {.selection = parsed->selection, .postgres_btf = options.postgres_btf, .proc = Proc()});
+  auto servers = ServerList::find({.selection = parsed->selection,
+                                   .postgres_btf = options.choice.postgres_btf,
+                                   .proc = Proc()});
   if (!servers)
     return fail(servers.error());
   auto recorder = Recorder::start(std::move(*servers),
                                   {.attachments = {.level = Level::block,
                                                    .selection = parsed->selection,
                                                    .uprobe_multi = features.uprobe_multi,
-                                                   .postgres_btf = options.postgres_btf},
+                                                   .postgres_btf = options.choice.postgres_btf},
                                    .maps = {.processes = options.max_processes, .stacks = kStacks},
                                    .warn = warn_on_stderr()});
   if (!recorder)
@@ -135,16 +127,11 @@ void add_record_command(CLI::App &app, int &exit_status)
   auto options = std::make_shared<RecordOptions>();
   CLI::App *command =
       app.add_subcommand("record", "Record which code makes contexts grow, for `report`");
-  command->add_option(
-      "--pid", options->pid,
-      "Processes to record: all, or PID[,PID...]; a postmaster's pid means its whole server");
-  command->add_option("--pgdata", options->pgdata, "Record the server of this data directory");
+  add_choice(*command, options->choice, "record");
   command->add_option("--level", options->level, "What is recorded: block")->capture_default_str();
   command->add_option("--duration", options->duration, "End after this time, such as 1m")
       ->capture_default_str();
   command->add_option("-o,--output", options->output, "The file to write")->required();
-  command->add_option("--postgres-btf", options->postgres_btf,
-                      "BTF of the server's own build (made by pahole), for builds that differ");
   command
       ->add_option("--max-processes", options->max_processes,
                    "Processes that can be recorded at once")

@@ -14,6 +14,7 @@
 #include "attach/kernel_features.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
+#include "cli/choice.h"
 #include "cli/commands.h"
 #include "cli/privileges.h"
 #include "cli/units.h"
@@ -30,8 +31,7 @@ namespace pgmemtrace {
 namespace {
 
 struct RunOptions {
-  std::string pid;
-  std::string pgdata;
+  Choice choice;
   std::string level = "statement";
   std::string interval = "10s";
   std::string max_overhead = "5%";
@@ -40,7 +40,6 @@ struct RunOptions {
   std::string duration;
   std::string listen = "127.0.0.1:9752";
   std::string format = "text";
-  std::string postgres_btf;
   bool redact = false;
   std::vector<std::string> disabled_rules;
   std::vector<std::string> allowed_contexts;
@@ -62,17 +61,10 @@ struct Parsed {
 Result<Parsed> parse(const RunOptions &options)
 {
   Parsed parsed;
-  if (options.pid.empty() == options.pgdata.empty())
-    return Error{"say what to watch: either --pid or --pgdata", 0,
-                 "--pid all watches every PostgreSQL on this host"};
-  if (options.pid.empty()) {
-    parsed.selection.data_directory = options.pgdata;
-  } else {
-    auto selection = parse_selection(options.pid);
-    if (!selection)
-      return selection.error();
-    parsed.selection = std::move(*selection);
-  }
+  auto selection = selection_of(options.choice);
+  if (!selection)
+    return selection.error();
+  parsed.selection = std::move(*selection);
   const auto level = level_from_string(options.level);
   if (!level)
     return Error{fmt::format("--level {}: no such level", options.level), 0,
@@ -84,21 +76,18 @@ Result<Parsed> parse(const RunOptions &options)
     return Error{"--escalate: level sweep has no probes to add to", 0,
                  "--level request or statement"};
   parsed.level = *level;
-  auto interval = parse_duration(options.interval);
-  if (!interval || *interval < std::chrono::milliseconds(100))
-    return Error{fmt::format("--interval {}: not a duration of at least 100ms", options.interval),
-                 0, "a number with ms, s, m or h, such as 10s"};
+  const auto interval = duration_of("--interval", options.interval, std::chrono::milliseconds(100));
+  if (!interval)
+    return interval.error();
   parsed.interval = *interval;
-  auto level_for = parse_duration(options.level_for);
-  if (!level_for || *level_for <= std::chrono::nanoseconds(0))
-    return Error{fmt::format("--level-for {}: not a duration", options.level_for), 0,
-                 "a number with ms, s, m or h, such as 10m"};
+  const auto level_for = duration_of("--level-for", options.level_for);
+  if (!level_for)
+    return level_for.error();
   parsed.level_for = *level_for;
   if (!options.duration.empty()) {
-    auto duration = parse_duration(options.duration);
-    if (!duration || *duration <= std::chrono::nanoseconds(0))
-      return Error{fmt::format("--duration {}: not a duration", options.duration), 0,
-                   "a number with ms, s, m or h, such as 1m"};
+    const auto duration = duration_of("--duration", options.duration);
+    if (!duration)
+      return duration.error();
     parsed.duration = *duration;
   }
   auto budget = parse_ratio(options.max_overhead);
@@ -155,8 +144,9 @@ int run(const RunOptions &options)
   const auto features = detect_kernel_features();
   if (const auto lacking = missing(features); !lacking.empty() && parsed->level != Level::sweep)
     return fail(lacking.front());
-  auto servers = ServerList::find(
-      {.selection = parsed->selection, .postgres_btf = options.postgres_btf, .proc = Proc()});
+  auto servers = ServerList::find({.selection = parsed->selection,
+                                   .postgres_btf = options.choice.postgres_btf,
+                                   .proc = Proc()});
   if (!servers)
     return fail(servers.error());
   auto sinks = make_sinks(options, *parsed);
@@ -177,7 +167,7 @@ int run(const RunOptions &options)
           .attachments = {.level = parsed->level,
                           .selection = parsed->selection,
                           .uprobe_multi = features.uprobe_multi,
-                          .postgres_btf = options.postgres_btf,
+                          .postgres_btf = options.choice.postgres_btf,
                           .governor = {.budget = parsed->budget, .exempt_for = parsed->level_for}},
           .maps = options.maps,
           .schedule = {.interval = parsed->interval},
@@ -197,10 +187,7 @@ int run(const RunOptions &options)
 
 void add_options(CLI::App &app, RunOptions &options)
 {
-  app.add_option(
-      "--pid", options.pid,
-      "Processes to watch: all, or PID[,PID...]; a postmaster's pid means its whole server");
-  app.add_option("--pgdata", options.pgdata, "Watch the server of this data directory");
+  add_choice(app, options.choice, "watch");
   app.add_option("--level", options.level, "What is probed: sweep, request, statement or block")
       ->capture_default_str();
   app.add_option("--interval", options.interval, "How often every process is swept")
@@ -224,8 +211,6 @@ void add_options(CLI::App &app, RunOptions &options)
   app.add_option("--allow-context", options.allowed_contexts,
                  "Contexts that may grow: LIKE patterns on their names");
   app.add_flag("--redact", options.redact, "Show queries without their literals");
-  app.add_option("--postgres-btf", options.postgres_btf,
-                 "BTF of the server's own build (made by pahole), for builds that differ");
   app.add_option("--max-processes", options.maps.processes, "Processes that can be watched at once")
       ->check(CLI::Range(16, 1 << 16))
       ->capture_default_str();
