@@ -2,60 +2,20 @@
 #include "collect/block_reader.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <set>
 #include <utility>
 
 #include <bpf/bpf.h>
 
+#include "collect/bpf_hash.h"
+
 namespace pgmemtrace {
-
-namespace {
-
-// All entries of a hash map, in batches: `each(key, value)`.  What processes add meanwhile may be
-// missed; the next look finds it.  A bucket that does not fit into a batch ends it with ENOSPC.
-template <typename Key, typename Value, typename Each> void for_each(int map, Each each)
-{
-  constexpr std::uint32_t kBatch = 512;
-  constexpr std::uint32_t kLargestBatch = 1 << 16;
-  std::vector<Key> keys(kBatch);
-  std::vector<Value> values(kBatch);
-  std::uint32_t token = 0;
-  bool first = true;
-  for (;;) {
-    auto count = static_cast<std::uint32_t>(keys.size());
-    const int err = bpf_map_lookup_batch(map, first ? nullptr : &token, &token, keys.data(),
-                                         values.data(), &count, nullptr);
-    if (err == -ENOSPC && keys.size() < kLargestBatch) {
-      keys.resize(keys.size() * 2);
-      values.resize(keys.size());
-      continue;
-    }
-    if (err != 0 && err != -ENOENT) // ENOENT: these were the last
-      return;
-    for (std::uint32_t i = 0; i < count; ++i)
-      each(keys[i], values[i]);
-    if (err != 0)
-      return;
-    first = false;
-  }
-}
-
-template <typename Key> std::size_t erase(int map, const std::vector<Key> &keys)
-{
-  std::size_t erased = 0;
-  for (const Key &key : keys)
-    erased += bpf_map_delete_elem(map, &key) == 0;
-  return erased;
-}
-
-} // namespace
 
 void BlockReader::refresh()
 {
   grown_.clear();
   growths_used_ = 0;
-  for_each<pgmt_growth_key, pgmt_growth>(
+  bpf_hash::for_each<pgmt_growth_key, pgmt_growth>(
       maps_.growths_fd(), [&](const pgmt_growth_key &key, const pgmt_growth &growth) {
         grown_[static_cast<pid_t>(key.stack.tgid)].push_back({key, growth});
         ++growths_used_;
@@ -91,7 +51,7 @@ const std::string &BlockReader::name(pid_t pid, std::uint64_t address)
 void BlockReader::refresh_names()
 {
   totals_.clear();
-  for_each<pgmt_context_key, pgmt_name>(
+  bpf_hash::for_each<pgmt_context_key, pgmt_name>(
       maps_.names_fd(), [&](const pgmt_context_key &key, const pgmt_name &name) {
         totals_[static_cast<pid_t>(key.tgid)].emplace_back(key.address, name);
       });
@@ -130,15 +90,15 @@ void BlockReader::forget(pid_t pid)
       growths.push_back(one.key);
       stacks.push_back(one.key.stack);
     }
-    erase(maps_.growths_fd(), growths);
-    erase(maps_.stacks_fd(), stacks);
+    bpf_hash::erase(maps_.growths_fd(), growths);
+    bpf_hash::erase(maps_.stacks_fd(), stacks);
     grown_.erase(grown);
   }
   if (const auto totals = totals_.find(pid); totals != totals_.end()) {
     std::vector<pgmt_context_key> keys;
     for (const auto &[address, counted] : totals->second)
       keys.push_back({static_cast<std::uint64_t>(pid), address});
-    erase(maps_.names_fd(), keys);
+    bpf_hash::erase(maps_.names_fd(), keys);
     totals_.erase(totals);
   }
   names_.erase(pid);
@@ -173,28 +133,28 @@ void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
     std::for_each(kept.begin(), middle, [&](const Grown &g) { gone.push_back(g.key); });
     kept.erase(kept.begin(), middle);
   }
-  growths_used_ -= erase(maps_.growths_fd(), gone);
+  growths_used_ -= bpf_hash::erase(maps_.growths_fd(), gone);
 
   std::set<std::pair<std::uint64_t, std::uint64_t>> needed;
   for (const Grown &one : kept)
     needed.emplace(one.key.stack.tgid, one.key.stack.hash);
   std::vector<pgmt_stack_key> unneeded;
   stacks_used_ = 0;
-  for_each<pgmt_stack_key, pgmt_stack>(maps_.stacks_fd(),
-                                       [&](const pgmt_stack_key &key, const pgmt_stack &) {
-                                         ++stacks_used_;
-                                         if (!needed.contains({key.tgid, key.hash}))
-                                           unneeded.push_back(key);
-                                       });
-  stacks_used_ -= erase(maps_.stacks_fd(), unneeded);
+  bpf_hash::for_each<pgmt_stack_key, pgmt_stack>(
+      maps_.stacks_fd(), [&](const pgmt_stack_key &key, const pgmt_stack &) {
+        ++stacks_used_;
+        if (!needed.contains({key.tgid, key.hash}))
+          unneeded.push_back(key);
+      });
+  stacks_used_ -= bpf_hash::erase(maps_.stacks_fd(), unneeded);
 
   std::vector<pgmt_context_key> nameless;
-  for_each<pgmt_context_key, pgmt_name>(maps_.names_fd(),
-                                        [&](const pgmt_context_key &key, const pgmt_name &) {
-                                          if (!lives(key.tgid))
-                                            nameless.push_back(key);
-                                        });
-  erase(maps_.names_fd(), nameless);
+  bpf_hash::for_each<pgmt_context_key, pgmt_name>(
+      maps_.names_fd(), [&](const pgmt_context_key &key, const pgmt_name &) {
+        if (!lives(key.tgid))
+          nameless.push_back(key);
+      });
+  bpf_hash::erase(maps_.names_fd(), nameless);
 }
 
 } // namespace pgmemtrace

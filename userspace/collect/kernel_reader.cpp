@@ -6,9 +6,9 @@
 #include <csignal>
 #include <cstring>
 
-#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "collect/bpf_hash.h"
 #include "util/clock.h"
 
 namespace pgmemtrace {
@@ -197,17 +197,8 @@ void KernelReader::tidy()
   constexpr std::uint64_t kForgottenAfterWalks = 16;
   std::vector<pgmt_context_key> stale, stale_counted;
   contexts_used_ = 0;
-  pgmt_context_key key{}, next{};
-  const pgmt_context_key *from = nullptr;
-  for (std::uint32_t i = 0; i < maps_.options().contexts; ++i) {
-    if (bpf_map_get_next_key(maps_.contexts_fd(), from, &next))
-      break;
-    key = next;
-    from = &key;
+  const auto look_at = [&](const pgmt_context_key &key, const pgmt_context &context) {
     ++contexts_used_;
-    pgmt_context context{};
-    if (bpf_map_lookup_elem(maps_.contexts_fd(), &key, &context))
-      continue;
     const auto *process = slot(static_cast<pid_t>(key.tgid));
     const bool old = process && context.walk + kForgottenAfterWalks < process->walks;
     const bool counted = context.gains != 0 || context.returns != 0; // level block: as room allows
@@ -215,11 +206,11 @@ void KernelReader::tidy()
       stale.push_back(key);
     else if (old)
       stale_counted.push_back(key);
-  }
+  };
+  bpf_hash::for_each<pgmt_context_key, pgmt_context>(maps_.contexts_fd(), look_at);
   if (contexts_used_ > maps_.options().contexts / 2)
     stale.insert(stale.end(), stale_counted.begin(), stale_counted.end());
-  for (const auto &gone : stale)
-    contexts_used_ -= bpf_map_delete_elem(maps_.contexts_fd(), &gone) == 0;
+  contexts_used_ -= bpf_hash::erase(maps_.contexts_fd(), stale);
 }
 
 const pgmt_process *KernelReader::slot(pid_t pid) const
@@ -293,6 +284,16 @@ KernelReader::Totals &KernelReader::Totals::operator+=(const Totals &other)
   }
   walk_seconds += other.walk_seconds;
   return *this;
+}
+
+std::uint64_t KernelReader::hits(pgmt_probe probe) const
+{
+  std::uint64_t sum = 0;
+  for (const auto &[postmaster, totals] : retired_)
+    sum += totals.hits[probe];
+  for (const auto &[pid, slot] : slots_)
+    sum += maps_.processes()[slot].hits[probe];
+  return sum;
 }
 
 std::map<pid_t, KernelReader::Totals> KernelReader::totals() const

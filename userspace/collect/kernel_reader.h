@@ -78,6 +78,8 @@ public:
   static Totals totals(const pgmt_process &process);
   // Over all processes, those that are gone included: by postmaster, 0 for whose is not known.
   std::map<pid_t, Totals> totals() const;
+  // Of one probe, ever; only good to see whether there were more.
+  std::uint64_t hits(pgmt_probe probe) const;
   // A server is gone, and with it what its processes did.
   void forget_server(pid_t postmaster) { retired_.erase(postmaster); }
 
