@@ -93,17 +93,11 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 {
   std::unique_ptr<Pipeline> pipeline(
       new Pipeline(std::move(servers), std::move(rules), std::move(sinks), std::move(options)));
-  ServerList::Changes all;
-  for (const auto &[id, process] : pipeline->servers_.processes())
-    all.appeared.push_back(id);
-  const auto errors = pipeline->attachments_.follow(pipeline->servers_, all);
-  const bool probes_wanted = pipeline->options_.attachments.level != Level::sweep;
-  if (probes_wanted && pipeline->attachments_.all().empty() && !errors.empty())
-    return errors.front();
-  for (const auto &error : errors)
-    pipeline->options_.warn(error);
+  if (auto started = pipeline->attachments_.start(pipeline->servers_, pipeline->options_.warn);
+      !started)
+    return started.error();
   const auto now = std::chrono::steady_clock::now();
-  pipeline->apply(all, now);
+  pipeline->apply(pipeline->servers_.everybody(), now);
   pipeline->followed_ = now;
   return pipeline;
 }
@@ -291,10 +285,7 @@ void Pipeline::read_blocks(Time now)
 {
   if (!reader_ || now < read_blocks_after_)
     return;
-  std::uint64_t hits = 0;
-  for (const auto &[postmaster, totals] : reader_->totals())
-    hits += totals.hits[PGMT_PROBE_BLOCK];
-  if (hits != block_hits_) {
+  if (const auto hits = reader_->hits(PGMT_PROBE_BLOCK); hits != block_hits_) {
     block_hits_ = hits;
     const auto began = thread_cpu();
     blocks_.refresh();
@@ -511,20 +502,9 @@ Health Pipeline::health() const
     health.stray_hits = by_name(stray->second.hits);
   health.program_run_seconds = by_name(totals.run_seconds);
   health.program_run_seconds["walk"] = totals.walk_seconds;
-  health.events_lost = {{"ring_full", maps_.losses(PGMT_LOSS_RING_FULL)},
-                        {"processes_full", maps_.losses(PGMT_LOSS_SLOTS_FULL)},
-                        {"task_storage", maps_.losses(PGMT_LOSS_TASK_STORAGE)},
-                        {"contexts_full", maps_.losses(PGMT_LOSS_CONTEXTS_FULL)},
-                        {"walk_bound", maps_.losses(PGMT_LOSS_WALK_BOUND)},
-                        {"blocks_unseen", maps_.losses(PGMT_LOSS_BLOCKS_UNSEEN)},
-                        {"growths_full", maps_.losses(PGMT_LOSS_GROWTHS_FULL)},
-                        {"stacks_full", maps_.losses(PGMT_LOSS_STACKS_FULL)},
-                        {"stack_not_captured", maps_.losses(PGMT_LOSS_STACK)},
-                        {"stack_cut", maps_.losses(PGMT_LOSS_STACK_CUT)}};
-  health.read_errors["root"] = maps_.losses(PGMT_LOSS_READ_ROOT);
-  health.read_errors["walk"] = maps_.losses(PGMT_LOSS_READ_WALK);
-  health.read_errors["block"] = maps_.losses(PGMT_LOSS_READ_BLOCK);
-  health.read_errors["text"] = maps_.losses(PGMT_LOSS_READ_TEXT);
+  auto losses = maps_.losses();
+  health.events_lost = std::move(losses.unrecorded);
+  health.read_errors.merge(losses.unreadable);
   health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
   health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};
   health.map_entries["growths"] = {blocks_.growths_used(), maps_.options().growths};

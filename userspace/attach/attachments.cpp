@@ -116,6 +116,16 @@ Result<> Attachments::select(pid_t pid, const ServerList &servers)
   return maps_.select(pid, servers.servers().contains(pid) && servers.whole(pid));
 }
 
+Result<> Attachments::start(const ServerList &servers,
+                            const std::function<void(const Error &)> &warn)
+{
+  const auto errors = follow(servers, servers.everybody());
+  if (options_.level != Level::sweep && attached_.empty() && !errors.empty())
+    return errors.front();
+  std::ranges::for_each(errors, warn);
+  return Ok{};
+}
+
 std::vector<Error> Attachments::follow(const ServerList &servers,
                                        const ServerList::Changes &changes)
 {
@@ -166,17 +176,11 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
   return errors;
 }
 
-Attachments::Attachment *Attachments::find(const Binary *binary)
+Attachments::Attachment *Attachments::find(const Binary *binary) const
 {
-  const auto found = std::find_if(attached_.begin(), attached_.end(), [&](const auto &attachment) {
-    return attachment->binaries.contains(binary);
-  });
+  const auto found = std::ranges::find_if(
+      attached_, [&](const auto &attachment) { return attachment->binaries.contains(binary); });
   return found == attached_.end() ? nullptr : found->get();
-}
-
-const Attachments::Attachment *Attachments::find(const Binary *binary) const
-{
-  return const_cast<Attachments *>(this)->find(binary);
 }
 
 } // namespace pgmemtrace

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -41,14 +42,17 @@ public:
 
   Attachments(KernelMaps &maps, Options options);
 
+  // To begin with: follow() for everybody.  Error: of the level that was asked for nothing could
+  // be attached; what went wrong beside that goes to `warn`.
+  Result<> start(const ServerList &servers, const std::function<void(const Error &)> &warn);
+
   // Follows the servers: attaches to binaries that came, lets go of those that nobody runs any
   // more, selects processes, puts the xact probe on those that never settle.  Each error is
   // returned once; a binary that cannot be probed is watched by the sweep alone.
   std::vector<Error> follow(const ServerList &servers, const ServerList::Changes &changes);
 
   // nullptr: this binary is watched by the sweep alone.
-  Attachment *find(const Binary *binary);
-  const Attachment *find(const Binary *binary) const;
+  Attachment *find(const Binary *binary) const;
   const std::vector<std::unique_ptr<Attachment>> &all() const { return attached_; }
 
 private:

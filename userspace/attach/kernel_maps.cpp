@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -100,6 +102,30 @@ Result<> KernelMaps::adopt(pgmemtrace_bpf &object)
 std::span<const pgmt_process> KernelMaps::processes() const
 {
   return {processes_, processes_ ? options_.processes : 0};
+}
+
+KernelMaps::Losses KernelMaps::losses() const
+{
+  constexpr std::pair<pgmt_loss, const char *> kUnrecorded[] = {
+      {PGMT_LOSS_RING_FULL, "ring_full"},       {PGMT_LOSS_SLOTS_FULL, "processes_full"},
+      {PGMT_LOSS_TASK_STORAGE, "task_storage"}, {PGMT_LOSS_CONTEXTS_FULL, "contexts_full"},
+      {PGMT_LOSS_WALK_BOUND, "walk_bound"},     {PGMT_LOSS_BLOCKS_UNSEEN, "blocks_unseen"},
+      {PGMT_LOSS_GROWTHS_FULL, "growths_full"}, {PGMT_LOSS_STACKS_FULL, "stacks_full"},
+      {PGMT_LOSS_STACK, "stack_not_captured"},  {PGMT_LOSS_STACK_CUT, "stack_cut"},
+  };
+  constexpr std::pair<pgmt_loss, const char *> kUnreadable[] = {
+      {PGMT_LOSS_READ_ROOT, "root"},
+      {PGMT_LOSS_READ_WALK, "walk"},
+      {PGMT_LOSS_READ_TEXT, "text"},
+      {PGMT_LOSS_READ_BLOCK, "block"},
+  };
+  static_assert(std::size(kUnrecorded) + std::size(kUnreadable) == PGMT_LOSSES);
+  Losses all;
+  for (const auto &[reason, name] : kUnrecorded)
+    all.unrecorded[name] = losses(reason);
+  for (const auto &[reason, name] : kUnreadable)
+    all.unreadable[name] = losses(reason);
+  return all;
 }
 
 std::uint64_t KernelMaps::losses(pgmt_loss reason) const

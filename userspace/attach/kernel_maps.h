@@ -48,6 +48,12 @@ public:
 
   std::span<const pgmt_process> processes() const;
   std::uint64_t losses(pgmt_loss reason) const;
+  // All of them by name, zeros too.
+  struct Losses {
+    std::map<std::string, std::uint64_t> unrecorded;
+    std::map<std::string, std::uint64_t> unreadable; // memory of servers
+  };
+  Losses losses() const;
   int events_fd() const { return fds_[kEvents]; }
   int contexts_fd() const { return fds_[kContexts]; }
   int names_fd() const { return fds_[kNames]; }

@@ -357,6 +357,22 @@ void ServerList::complete_identities()
 
 // ---- asking -------------------------------------------------------------------
 
+ProcessId ServerList::postmaster(pid_t pid) const
+{
+  const auto server = servers_.find(pid);
+  return server == servers_.end() ? ProcessId{} : ProcessId{pid, server->second.start};
+}
+
+ServerList::Changes ServerList::everybody() const
+{
+  Changes changes;
+  for (const auto &[id, process] : processes_)
+    changes.appeared.push_back(id);
+  for (const auto &[pid, server] : servers_)
+    changes.servers_appeared.push_back(pid);
+  return changes;
+}
+
 const ServerProcess *ServerList::find_process(pid_t pid) const
 {
   const auto found = processes_.lower_bound(ProcessId{pid, 0});

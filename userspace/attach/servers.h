@@ -102,7 +102,9 @@ public:
   const std::map<ProcessId, ServerProcess> &processes() const { return processes_; }
   const std::vector<std::unique_ptr<Binary>> &binaries() const { return binaries_; }
   const ServerProcess *find_process(pid_t pid) const;
-  bool whole(pid_t postmaster) const; // did the user ask for all processes of this server?
+  ProcessId postmaster(pid_t pid) const; // pid 0: not one that is known
+  Changes everybody() const;             // as if all of them had just appeared
+  bool whole(pid_t postmaster) const;    // did the user ask for all processes of this server?
 
 private:
   // What an executable turned out to be; neither: not PostgreSQL.

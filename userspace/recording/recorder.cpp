@@ -99,16 +99,8 @@ Result<std::unique_ptr<Recorder>> Recorder::start(ServerList servers, Options op
 
 Result<> Recorder::attach()
 {
-  ServerList::Changes all;
-  for (const auto &[id, process] : servers_.processes()) {
-    all.appeared.push_back(id);
-    know(process);
-  }
-  const auto errors = attachments_.follow(servers_, all);
-  if (attachments_.all().empty() && !errors.empty())
-    return errors.front();
-  for (const auto &error : errors)
-    options_.warn(error);
+  if (auto started = attachments_.start(servers_, options_.warn); !started)
+    return started.error();
   follow({});
   return Ok{};
 }
@@ -178,12 +170,10 @@ void Recorder::know(const ServerProcess &process)
   seen->second.identity = process.identity;
   if (!is_new)
     return;
-  const auto server = servers_.servers().find(process.identity.postmaster);
   seen->second.target = {.process = process.identity.id,
-                         .postmaster = server == servers_.servers().end()
-                                           ? ProcessId{}
-                                           : ProcessId{server->first, server->second.start}};
+                         .postmaster = servers_.postmaster(process.identity.postmaster)};
   symbols_.remember(seen->second.target);
+  const auto server = servers_.servers().find(process.identity.postmaster);
   if (server == servers_.servers().end())
     return;
   const Recording::Server known{.instance = server->second.instance,
@@ -213,7 +203,7 @@ Symbolizer::Target Recorder::target_of(pid_t pid) const
     return seen->second.target;
   Symbolizer::Target target{.process = {.pid = pid}, .postmaster = {}};
   if (const auto &servers = servers_.servers(); servers.size() == 1)
-    target.postmaster = {servers.begin()->first, servers.begin()->second.start};
+    target.postmaster = servers_.postmaster(servers.begin()->first);
   return target;
 }
 
@@ -339,23 +329,11 @@ Recording::Process Recorder::take(pid_t pid)
   return process;
 }
 
-std::vector<Frame> Recorder::frames_of(pid_t pid, std::uint64_t id)
-{
-  const auto target = target_of(pid);
-  std::vector<Frame> frames;
-  auto kind = Symbolizer::Kind::instruction;
-  for (const auto address : blocks_.stack(pid, id)) {
-    std::ranges::move(symbols_.frames(target, address, kind), std::back_inserter(frames));
-    kind = Symbolizer::Kind::return_address;
-  }
-  return frames;
-}
-
 std::optional<std::uint32_t> Recorder::stack_of(pid_t pid, std::uint64_t id, bool last)
 {
   if (const auto known = stack_ids_.find({pid, id}); known != stack_ids_.end())
     return known->second;
-  const auto frames = frames_of(pid, id);
+  const auto frames = symbols_.frames(target_of(pid), blocks_.stack(pid, id));
   // A library that was loaded a moment ago is found at the next look.
   const bool complete = std::ranges::none_of(
       frames, [](const Frame &frame) { return frame.code.module == kUnmapped; });
@@ -400,15 +378,13 @@ std::uint32_t Recorder::name_index(const std::string &name)
 
 void Recorder::count_losses()
 {
-  const std::pair<const char *, pgmt_loss> reasons[] = {
-      {"processes_full", PGMT_LOSS_SLOTS_FULL},   {"task_storage", PGMT_LOSS_TASK_STORAGE},
-      {"contexts_full", PGMT_LOSS_CONTEXTS_FULL}, {"blocks_unreadable", PGMT_LOSS_READ_BLOCK},
-      {"blocks_unseen", PGMT_LOSS_BLOCKS_UNSEEN}, {"growths_full", PGMT_LOSS_GROWTHS_FULL},
-      {"stacks_full", PGMT_LOSS_STACKS_FULL},     {"stack_not_captured", PGMT_LOSS_STACK},
-      {"stack_cut", PGMT_LOSS_STACK_CUT}};
-  for (const auto &[name, reason] : reasons)
-    if (const auto count = maps_.losses(reason))
-      recording_.losses[name] = count;
+  const auto losses = maps_.losses();
+  for (const auto &[reason, count] : losses.unrecorded)
+    if (count)
+      recording_.losses[reason] = count;
+  for (const auto &[what, count] : losses.unreadable)
+    if (count)
+      recording_.losses["unreadable_" + what] = count;
   if (stacks_refused_)
     recording_.losses["recording_full"] = stacks_refused_;
 }

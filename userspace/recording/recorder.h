@@ -75,7 +75,6 @@ private:
   Recording::Process take(pid_t pid);
   // `last`: it is not asked for again, so that what has no name yet gets none.
   std::optional<std::uint32_t> stack_of(pid_t pid, std::uint64_t id, bool last);
-  std::vector<Frame> frames_of(pid_t pid, std::uint64_t id);
   std::uint32_t frame_index(const Frame &frame);
   std::uint32_t name_index(const std::string &name);
   void keep_ended(Recording::Process process);

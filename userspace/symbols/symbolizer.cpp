@@ -3,6 +3,7 @@
 #include "symbols/symbolizer.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "util/foreign_memory.h"
 
@@ -147,6 +148,18 @@ std::vector<Frame> Symbolizer::frames(const CodeAddress &code, Kind kind)
   if (const auto opened = modules_.of_recording(code))
     return opened->module->frames(code, bytes_back(kind));
   return {{.code = code, .offset = code.offset}};
+}
+
+std::vector<Frame> Symbolizer::frames(const Target &target,
+                                      std::span<const std::uint64_t> addresses)
+{
+  std::vector<Frame> all;
+  auto kind = Kind::instruction; // the call that was probed
+  for (const auto address : addresses) {
+    std::ranges::move(frames(target, address, kind), std::back_inserter(all));
+    kind = Kind::return_address;
+  }
+  return all;
 }
 
 UnwoundStack Symbolizer::unwind(const Target &target, const StackRegisters &registers,

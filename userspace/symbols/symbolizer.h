@@ -58,6 +58,9 @@ public:
   // Of a recording, perhaps from another machine: by the file of the same build-id here.
   std::vector<Frame> frames(const CodeAddress &code, Kind kind);
 
+  // Of a call stack, innermost first: `addresses` as the kernel half takes them.
+  std::vector<Frame> frames(const Target &target, std::span<const std::uint64_t> addresses);
+
   // `stack`: a copy of the process's memory from registers.sp upward.
   UnwoundStack unwind(const Target &target, const StackRegisters &registers,
                       std::span<const std::byte> stack);
