@@ -8,7 +8,9 @@
  * that address.
  *
  * mem_allocated still is what it was before when malloc and realloc are called: it is foretold,
- * and checked at the next gain.  What changed in between was not seen, and is counted.
+ * and checked at the next gain.  What changed in between was not seen, and is counted; unless
+ * it became less, and calls of free in AllocSetReset, AllocSetFree and their likes have no probes:
+ * when not recording, what they return is the difference.
  *
  * Stacks are walked by frame pointers, only where a context outgrows its earlier peak; when
  * recording (record_all) for every block, and under the name of the context instead of its
@@ -205,8 +207,12 @@ static __noinline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 	c = record_of(p, context);
 	if (!c)
 		return;
-	if (c->bytes && c->bytes != before && c->seen_ns >= blocks_since)
-		lose(PGMT_LOSS_BLOCKS_UNSEEN);
+	if (c->bytes && c->bytes != before && c->seen_ns >= blocks_since) {
+		if (before > c->bytes || record_all)
+			lose(PGMT_LOSS_BLOCKS_UNSEEN);
+		else
+			c->returned += c->bytes - before;
+	}
 	if (before > c->peak_bytes)
 		c->peak_bytes = before;
 	c->bytes = before + bytes;
@@ -298,7 +304,6 @@ static __noinline void give_back(struct pgmt_process *p, const volatile struct p
 	c->bytes = c->bytes > bytes && c->seen_ns >= blocks_since ? c->bytes - bytes : 0;
 	c->seen_ns = now;
 	c->returned += bytes;
-	c->returns++;
 	if (record_all)
 		record_return(p, site, c->name, bytes);
 }

@@ -150,9 +150,8 @@ struct pgmt_context {
 	__u64 seen_ns;	   /* when `bytes` was last set */
 	/* level block, since the context was first seen there */
 	__u64 gained;	/* bytes */
-	__u64 returned; /* bytes */
+	__u64 returned; /* bytes; when not recording, as of the last gain */
 	__u64 gains;	/* blocks from malloc, or enlarged */
-	__u64 returns;
 };
 
 /*
@@ -349,7 +348,7 @@ struct pgmt_peak_event {
 
 PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
-PGMT_ASSERT_SIZE(struct pgmt_context, 96);
+PGMT_ASSERT_SIZE(struct pgmt_context, 88);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
 PGMT_ASSERT_SIZE(struct pgmt_name, 56);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);

@@ -120,10 +120,15 @@ struct Bench {
   std::unique_ptr<ServerList> servers;
   KernelMaps maps{{}};
   std::unique_ptr<Probes> probes;
+  std::unique_ptr<Probes> recorder; // the same, every block's stack taken
 
-  void level(Level level)
+  void level(Level level) { set(*probes, level); }
+  void record(bool on) { set(*recorder, on ? Level::block : Level::sweep); }
+
+private:
+  static void set(Probes &probes, Level level)
   {
-    if (auto done = probes->set_level(level); !done)
+    if (auto done = probes.set_level(level); !done)
       must(std::move(done));
   }
 };
@@ -137,6 +142,8 @@ void attach(Bench &bench)
   const auto &binary = *bench.servers->binaries().front();
   bench.probes = std::make_unique<Probes>(
       must(Probes::load(binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1})));
+  bench.recorder = std::make_unique<Probes>(must(Probes::load(
+      binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1, .record_all = true})));
 }
 
 // Programs that do nothing where ours would be: what the traps alone cost.
@@ -158,7 +165,8 @@ public:
   {
     std::vector<unsigned long> offsets;
     for (const auto &site : plan_.sites)
-      if (site.probe != PGMT_PROBE_XACT && level_of(site.probe) <= level)
+      if (site.probe != PGMT_PROBE_XACT && level_of(site.probe) <= level &&
+          !(site.block && site.block->record_only))
         offsets.push_back(site.file_offset);
     bpf_uprobe_multi_opts multi{};
     multi.sz = sizeof(multi);
@@ -183,19 +191,29 @@ private:
   std::unique_ptr<bpf_link, Free> link_;
 };
 
+// Our probes at each of `levels`, and recording every block.
+void levels(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
+            const std::vector<Level> &levels, const std::function<double()> &measure)
+{
+  for (Level level : levels)
+    out.push_back(
+        report(part, fmt::format("level {}", to_string(level)), "us",
+               pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  out.push_back(report(part, "level block, every stack", "us",
+                       pairs(rounds, measure, [&](bool on) { bench.record(on); })));
+}
+
 // Every level, each with empty programs and with ours.
 void every_level(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
                  const std::function<double()> &measure)
 {
   EmptyProbes empty(bench);
-  for (Level level : {Level::request, Level::statement, Level::block}) {
+  const std::vector<Level> all{Level::request, Level::statement, Level::block};
+  for (Level level : all)
     out.push_back(report(
         part, fmt::format("level {}, empty programs", to_string(level)), "us",
         pairs(rounds, measure, [&](bool on) { on ? empty.attach(level) : empty.detach(); })));
-    out.push_back(
-        report(part, fmt::format("level {}", to_string(level)), "us",
-               pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));
-  }
+  levels(bench, out, part, rounds, all, measure);
 }
 
 // ---- point queries ----------------------------------------------------------------
@@ -304,10 +322,7 @@ void loop(Bench &bench, nlohmann::json &out)
     session.exec(block);
     return (now() - begin) * 1e6 / 20000;
   };
-  for (Level level : {Level::request, Level::statement, Level::block})
-    out.push_back(
-        report("loop", fmt::format("level {}", to_string(level)), "us",
-               pairs(bench.rounds, run, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  levels(bench, out, "loop", bench.rounds, {Level::request, Level::statement, Level::block}, run);
 }
 
 // ---- a bulk load ---------------------------------------------------------------------
@@ -328,10 +343,7 @@ void load(Bench &bench, nlohmann::json &out)
     session.exec("DROP INDEX loaded_v");
     return took * 1e6 / kRows;
   };
-  for (Level level : {Level::statement, Level::block})
-    out.push_back(
-        report("load", fmt::format("level {}", to_string(level)), "us",
-               pairs(bench.rounds, run, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  levels(bench, out, "load", bench.rounds, {Level::statement, Level::block}, run);
 }
 
 // ---- pgbench --------------------------------------------------------------------------

@@ -120,7 +120,7 @@ void work(Session &session, const std::string &round)
 TEST_F(BlockTest, gains_less_returns_are_the_change_of_mem_allocated)
 {
   auto session = cluster().connect();
-  auto kernel = watch();
+  auto kernel = watch({.record_all = true});
   work(session, "warm");
   settle(*kernel, session, 36);
   const auto before = held(*kernel, session);
@@ -145,6 +145,33 @@ TEST_F(BlockTest, gains_less_returns_are_the_change_of_mem_allocated)
   EXPECT_EQ(kernel->lost(PGMT_LOSS_BLOCKS_UNSEEN), 0u);
   EXPECT_EQ(kernel->lost(PGMT_LOSS_READ_BLOCK), 0u);
   EXPECT_EQ(kernel->lost(PGMT_LOSS_STACK), 0u);
+}
+
+// Without probes where blocks alone are returned.
+TEST_F(BlockTest, what_a_context_returned_is_known_at_its_next_gain)
+{
+  auto session = cluster().connect();
+  auto kernel = watch();
+  Kernel recording(cluster(), Level::sweep, {}, {.record_all = true});
+  ASSERT_TRUE(recording.probes().set_level(Level::block));
+  EXPECT_LT(kernel->probes().attached_sites(PGMT_PROBE_BLOCK),
+            recording.probes().attached_sites(PGMT_PROBE_BLOCK));
+  ASSERT_TRUE(recording.probes().set_level(Level::sweep));
+
+  work(session, "seen");
+  settle(*kernel, session, 36);
+  std::uint64_t returned = 0;
+  for (const auto &[address, now] : held(*kernel, session)) {
+    const auto seen = counted(*kernel, session.backend_pid(), address);
+    if (seen.gains == 0)
+      continue;
+    // What it returned since its last gain is not known yet; what it gained always is.
+    EXPECT_GE(static_cast<std::int64_t>(seen.bytes), now.total) << now.name;
+    returned += seen.returned;
+  }
+  EXPECT_GT(returned, 0);
+  EXPECT_EQ(kernel->lost(PGMT_LOSS_BLOCKS_UNSEEN), 0u);
+  EXPECT_EQ(kernel->lost(PGMT_LOSS_READ_BLOCK), 0u);
 }
 
 TEST_F(BlockTest, perf_event_probes_see_the_same)

@@ -196,6 +196,18 @@ TEST(RecordedServers, have_the_sites_that_were_counted_by_hand)
   EXPECT_EQ(count("debian15.txt", PGMT_SITE_RESIZE, ContextType::alloc_set).size(), 1U);
 }
 
+// A context that is freed as a whole must be known to be gone at every level.
+TEST(RecordedServers, only_what_never_frees_a_context_is_for_recordings_alone)
+{
+  for (const char *name : {"debian13.txt", "debian15.txt", "debian17.txt", "debian18.txt"}) {
+    const Recorded recorded = load(name);
+    for (const auto &site : find_block_sites(recorded.code(), recorded.allocators()).sites)
+      EXPECT_EQ(site.role.record_only, site.role.kind == PGMT_SITE_RETURN &&
+                                           site.function.find("Delete") == std::string::npos)
+          << name << ' ' << site.function;
+  }
+}
+
 // ---- shapes -----------------------------------------------------------------------
 
 constexpr std::uint64_t kFunction = 0x1000;

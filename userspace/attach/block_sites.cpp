@@ -157,11 +157,15 @@ private:
 
   void add(const Function &function, const HeapCall &call, pgmt_site_kind kind)
   {
-    BlockSite site{.role = {.kind = kind, .type = function.type, .holder = std::nullopt},
-                   .function = function.name,
-                   .displacement = static_cast<std::uint32_t>(call.address - function.address),
-                   .address = call.address,
-                   .instruction = call.instruction};
+    BlockSite site{
+        .role = {.kind = kind,
+                 .type = function.type,
+                 .holder = std::nullopt,
+                 .record_only = kind == PGMT_SITE_RETURN && function.role != Role::destroy},
+        .function = function.name,
+        .displacement = static_cast<std::uint32_t>(call.address - function.address),
+        .address = call.address,
+        .instruction = call.instruction};
     if (const auto part = code_.bounds(call.address); part && part->address != function.address) {
       site.function += "'s helper";
       site.displacement = static_cast<std::uint32_t>(call.address - part->address);
@@ -174,9 +178,11 @@ private:
       out.unproven.push_back({fmt::format("{}+{:#x}", site.function, site.displacement), reason});
       return;
     }
-    // Two functions may share a helper.
-    if (std::ranges::find(out.sites, site.address, &BlockSite::address) == out.sites.end())
+    const auto same = std::ranges::find(out.sites, site.address, &BlockSite::address);
+    if (same == out.sites.end())
       out.sites.push_back(std::move(site));
+    else // a helper that two functions share
+      same->role.record_only &= site.role.record_only;
   }
 
   const char *objection(const BlockSite &site, const HeapCall &call) const

@@ -30,6 +30,9 @@ struct BlockRole {
   ContextType type = ContextType::unknown;
   // Of the context; for PGMT_SITE_CREATE of its name.  None: the block tells.
   std::optional<Holder> holder;
+  // It returns blocks and never a whole context: the context's next gain finds it smaller, so
+  // that only a recording, which is exact at every moment, pays for a probe.
+  bool record_only = false;
 };
 
 struct BlockSite {

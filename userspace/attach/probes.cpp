@@ -147,12 +147,15 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
 {
   std::vector<unsigned long> offsets;
   std::vector<__u64> cookies;
-  for (const auto &site : plan_.sites)
-    if (site.probe == probe) {
-      offsets.push_back(site.file_offset);
-      // ip - address is the load bias; block sites have a table that says more.
-      cookies.push_back(site.block ? cookies.size() : site.address);
-    }
+  std::uint64_t block_sites = 0;
+  for (const auto &site : plan_.sites) {
+    // ip - address is the load bias; block sites have a table that says more.
+    const auto cookie = site.block ? block_sites++ : site.address;
+    if (site.probe != probe || !probed(site))
+      continue;
+    offsets.push_back(site.file_offset);
+    cookies.push_back(cookie);
+  }
   if (offsets.empty())
     return Ok{}; // plan_.unplaced says why; doctor and the metrics show it
 
@@ -260,8 +263,14 @@ std::size_t Probes::attached_sites(pgmt_probe probe) const
   const bool by_pid = probe == PGMT_PROBE_BLOCK && !block_links_.empty();
   if (!links_.contains(probe) && !by_pid)
     return 0;
-  const auto sites = std::ranges::count(plan_.sites, probe, &ProbeSite::probe);
+  const auto sites = std::ranges::count_if(
+      plan_.sites, [&](const ProbeSite &site) { return site.probe == probe && probed(site); });
   return static_cast<std::size_t>(sites);
+}
+
+bool Probes::probed(const ProbeSite &site) const
+{
+  return options_.record_all || !site.block || !site.block->record_only;
 }
 
 double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) const
@@ -276,7 +285,7 @@ std::size_t Probes::probed_pages() const
 {
   std::set<std::uint64_t> pages;
   for (const auto &site : plan_.sites)
-    if (attached_sites(site.probe) > 0)
+    if (probed(site) && attached_sites(site.probe) > 0)
       pages.insert(site.file_offset / static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
   return pages.size();
 }

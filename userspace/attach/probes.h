@@ -82,6 +82,7 @@ private:
   Probes(std::unique_ptr<pgmemtrace_bpf, Destroy> object, UniqueFd binary, Plan plan,
          Options options);
   Result<> attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into);
+  bool probed(const ProbeSite &site) const; // at the level that it is for
 
   std::unique_ptr<pgmemtrace_bpf, Destroy> object_;
   UniqueFd binary_;  // keeps the inode at hand when its path or its processes are gone

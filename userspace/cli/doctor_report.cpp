@@ -155,6 +155,9 @@ const DoctorReport::Binary *same_build_before(const DoctorReport &report,
   return nullptr;
 }
 
+// Other users of the probe's level do without it.
+bool record_only(const ProbeSite &site) { return site.block && site.block->record_only; }
+
 void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, std::ostream &out)
 {
   fmt::print(out, "\nplan for {} {}, build-id {}\n", binary.path, binary.version,
@@ -167,7 +170,8 @@ void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, 
       {"probe", "from level", "site", "instruction", "kernel", "callers", "per hit"}};
   for (const ProbeSite &site : binary.plan.sites) {
     const auto cost = seconds_per_hit(report, site.emulated);
-    rows.push_back({std::string(name_of(site.probe)), std::string(to_string(level_of(site.probe))),
+    rows.push_back({std::string(name_of(site.probe)),
+                    record_only(site) ? "record" : std::string(to_string(level_of(site.probe))),
                     fmt::format("{}+{:#x}", site.function, site.displacement), site.instruction,
                     site.emulated ? "emulates" : "single-steps, dear",
                     site.callers ? std::to_string(site.callers) : "-",
@@ -229,7 +233,8 @@ json plan_json(const DoctorReport &report, const DoctorReport::Binary &binary)
   json probes = json::array();
   for (const ProbeSite &site : binary.plan.sites) {
     json out = probe(site.probe, site.function, true);
-    out.update({{"displacement", site.displacement},
+    out.update({{"record_only", record_only(site)},
+                {"displacement", site.displacement},
                 {"address", site.address},
                 {"file_offset", site.file_offset},
                 {"instruction", site.instruction},

@@ -201,7 +201,7 @@ void KernelReader::tidy()
     ++contexts_used_;
     const auto *process = slot(static_cast<pid_t>(key.tgid));
     const bool old = process && context.walk + kForgottenAfterWalks < process->walks;
-    const bool counted = context.gains != 0 || context.returns != 0; // level block: as room allows
+    const bool counted = context.gains != 0 || context.returned != 0; // level block: as room allows
     if (!process || (old && !counted))
       stale.push_back(key);
     else if (old)
