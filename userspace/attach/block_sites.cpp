@@ -64,10 +64,10 @@ methods_at(const Code &code, const Allocators &allocators, std::uint64_t table)
 std::vector<Function> static_methods(const Code &code, const Allocators &allocators,
                                      const Allocator &allocator, std::uint64_t creator)
 {
-  const auto named = find_named_addresses(code, creator);
-  if (!named)
+  const auto followed = find_heap_calls(code, creator);
+  if (!followed)
     return {};
-  for (const std::uint64_t address : *named)
+  for (const std::uint64_t address : followed->named)
     if (const auto methods = methods_at(code, allocators, address)) {
       std::vector<Function> functions;
       for (std::size_t i = 0; i < kMethods.size(); i++)
@@ -285,7 +285,7 @@ Code code_of(const ElfFile &elf)
                 return elf.bytes(address, kMost);
             return {};
           },
-          .imported = [&elf](std::uint64_t pointer) { return elf.imported_at(pointer); },
+          .imported = [&elf](std::uint64_t pointer) { return std::string(elf.linked_at(pointer)); },
           .bounds = [&elf](std::uint64_t address) { return elf.bounds(address); },
           .exported = [&elf](std::uint64_t address) { return elf.exports_function_at(address); }};
 }

@@ -165,6 +165,12 @@ struct ElfFile::Impl {
     bool built = false;
   };
 
+  struct Relocation {
+    GElf_Rela rela;
+    std::size_t symbols; // section number of the symbol table
+    std::uint64_t address() const { return rela.r_offset; }
+  };
+
   File file;
   std::unique_ptr<Elf, ElfEnd> elf; // reads from `file`
   GElf_Ehdr header{};
@@ -175,6 +181,7 @@ struct ElfFile::Impl {
   SymbolTable full;              // .symtab: mostly stripped
   std::vector<Symbol> functions; // by .eh_frame, sorted by address
   bool functions_built = false;
+  std::vector<Relocation> relocations; // sorted by address; empty: not read yet
 
   Result<> read_headers(const std::string &path);
   Result<> read_segments(const std::string &path);
@@ -191,11 +198,8 @@ struct ElfFile::Impl {
   void build_functions();
   void add_function(const Dwarf_FDE &fde, unsigned encoding, std::uint64_t section_address,
                     const Elf_Data &data);
-  struct Relocation {
-    GElf_Rela rela;
-    std::size_t symbols; // section number of the symbol table
-  };
-  std::optional<Relocation> relocation_at(std::uint64_t address) const;
+  void read_relocations();
+  const Relocation *relocation_at(std::uint64_t address);
   std::span<const std::byte> contents(Load &load);
   std::optional<std::string> find_string(const Load &load, std::string_view prefix) const;
 };
@@ -415,12 +419,12 @@ void ElfFile::Impl::build_functions()
   functions.shrink_to_fit();
 }
 
-std::optional<ElfFile::Impl::Relocation> ElfFile::Impl::relocation_at(std::uint64_t address) const
+void ElfFile::Impl::read_relocations()
 {
   for (Elf_Scn *scn = nullptr; (scn = elf_nextscn(elf.get(), scn)) != nullptr;) {
     GElf_Shdr shdr;
     if (gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_RELA ||
-        shdr.sh_size > kMaxSegment)
+        (shdr.sh_flags & SHF_ALLOC) == 0 || shdr.sh_size > kMaxSegment)
       continue;
     Elf_Data *data = elf_getdata(scn, nullptr);
     if (data == nullptr || data->d_type != ELF_T_RELA)
@@ -428,11 +432,19 @@ std::optional<ElfFile::Impl::Relocation> ElfFile::Impl::relocation_at(std::uint6
     const std::size_t count = std::min(data->d_size / sizeof(Elf64_Rela), kMaxEntries);
     for (std::size_t i = 0; i < count; ++i) {
       GElf_Rela rela;
-      if (gelf_getrela(data, static_cast<int>(i), &rela) != nullptr && rela.r_offset == address)
-        return Relocation{rela, shdr.sh_link};
+      if (gelf_getrela(data, static_cast<int>(i), &rela) != nullptr)
+        relocations.push_back({rela, shdr.sh_link});
     }
   }
-  return std::nullopt;
+  std::ranges::stable_sort(relocations, {}, &Relocation::address);
+}
+
+const ElfFile::Impl::Relocation *ElfFile::Impl::relocation_at(std::uint64_t address)
+{
+  if (relocations.empty())
+    read_relocations();
+  const auto found = std::ranges::lower_bound(relocations, address, {}, &Relocation::address);
+  return found == relocations.end() || found->address() != address ? nullptr : &*found;
 }
 
 std::span<const std::byte> ElfFile::Impl::contents(Load &load)
@@ -561,29 +573,28 @@ std::span<const std::byte> ElfFile::bytes(std::uint64_t address, std::size_t siz
   return {};
 }
 
-std::string ElfFile::imported_at(std::uint64_t address) const
+std::string_view ElfFile::linked_at(std::uint64_t address) const
 {
-  const auto relocation = impl_->relocation_at(address);
+  const auto *relocation = impl_->relocation_at(address);
   Elf_Scn *scn = relocation ? elf_getscn(impl_->elf.get(), relocation->symbols) : nullptr;
   GElf_Shdr shdr;
   GElf_Sym symbol;
   if (scn == nullptr || gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_DYNSYM ||
       gelf_getsym(elf_getdata(scn, nullptr), static_cast<int>(GELF_R_SYM(relocation->rela.r_info)),
-                  &symbol) == nullptr ||
-      symbol.st_shndx != SHN_UNDEF)
+                  &symbol) == nullptr)
     return {};
   const auto strings = impl_->strings(shdr.sh_link);
   if (symbol.st_name >= strings.size())
     return {};
   const auto rest = strings.substr(symbol.st_name);
-  return std::string(rest.substr(0, std::min(rest.find('\0'), kMaxString)));
+  return rest.substr(0, std::min(rest.find('\0'), kMaxString));
 }
 
 // The addend of R_*_RELATIVE, which has no symbol; without a relocation (an executable with fixed
 // addresses, packed relocations) what the file holds.
 std::optional<std::uint64_t> ElfFile::pointer_at(std::uint64_t address) const
 {
-  if (const auto relocation = impl_->relocation_at(address)) {
+  if (const auto *relocation = impl_->relocation_at(address)) {
     if (GELF_R_SYM(relocation->rela.r_info) != 0)
       return std::nullopt;
     return static_cast<std::uint64_t>(relocation->rela.r_addend);
@@ -667,6 +678,7 @@ void ElfFile::drop_bytes() const
 {
   for (auto &load : impl_->loads)
     load.copy = {};
+  impl_->relocations = {};
 }
 
 } // namespace pgmemtrace

@@ -4,8 +4,8 @@
 // Works on stripped binaries (.dynsym, .eh_frame).  Everything read is checked against
 // the file's size: the file may be cut, replaced or hostile.  It is read, not mapped: whoever
 // owns it may cut it while we look, and a mapping would end us with SIGBUS.  Only what is asked
-// for is read, and it stays in memory: tables (8 bytes per symbol, 16 per function) and
-// segments, these until drop_bytes().  One thread at a time.
+// for is read, and it stays in memory: tables (8 bytes per symbol, 16 per function), and until
+// drop_bytes() segments and relocations.  One thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -55,9 +55,9 @@ public:
   std::optional<Symbol> bounds(std::uint64_t address) const;
   // Bytes at a link-time address, cut at the end of the segment.  Valid until drop_bytes().
   std::span<const std::byte> bytes(std::uint64_t address, std::size_t size) const;
-  // Name of what the dynamic linker puts into the pointer at an address ("malloc"); empty if
-  // that is nothing from another file.
-  std::string imported_at(std::uint64_t address) const;
+  // Name of the symbol whose address the dynamic linker puts into the pointer at an address
+  // ("malloc"), mostly of another file; empty if none.  Lives as long as the file.
+  std::string_view linked_at(std::uint64_t address) const;
   // Where a pointer in the file points, as a link-time address; nullopt if it is none.
   std::optional<std::uint64_t> pointer_at(std::uint64_t address) const;
   // All executable PT_LOAD bytes with their link-time address.
@@ -83,7 +83,7 @@ public:
   std::uint64_t entry_address() const; // link-time; AT_ENTRY of a process minus this: load bias
   // For libdw, and for what is asked for in one place only.  Ours; reads with pread.
   ::Elf *handle() const;
-  // Frees the segments that were read; all spans that were handed out end here.
+  // Frees the segments and relocations that were read; all spans that were handed out end here.
   void drop_bytes() const;
 
 private:

@@ -116,17 +116,16 @@ public:
     reach(function, at_entry());
   }
 
-  void run()
+  HeapCalls run()
   {
     while (!pending_.empty()) {
       const std::uint64_t address = *pending_.begin();
       pending_.erase(pending_.begin());
       step(address);
     }
+    found_.named.assign(named_.begin(), named_.end());
+    return std::move(found_);
   }
-
-  HeapCalls heap_calls;
-  std::set<std::uint64_t> named;
 
 private:
   std::optional<Instruction> decode(std::uint64_t address)
@@ -143,7 +142,7 @@ private:
       return;
     }
     if (states_.size() >= kMaxInstructions) {
-      heap_calls.hidden_paths = true;
+      found_.hidden_paths = true;
       return;
     }
     states_.emplace(address, state);
@@ -160,11 +159,11 @@ private:
   {
     const auto instruction = decode(address);
     if (!instruction) {
-      heap_calls.hidden_paths = true;
+      found_.hidden_paths = true;
       return;
     }
     if (instruction->names)
-      named.insert(*instruction->names);
+      named_.insert(*instruction->names);
     State state = states_.at(address);
     const std::uint64_t next = address + instruction->size;
     const auto flow = instruction->flow;
@@ -183,7 +182,7 @@ private:
     case Instruction::Flow::jump:
     case Instruction::Flow::conditional:
       if (!instruction->target && import.empty())
-        heap_calls.hidden_paths = true;
+        found_.hidden_paths = true;
       if (instruction->target && import.empty() && !foreign(*instruction->target))
         reach(*instruction->target, state);
       if (flow == Instruction::Flow::jump)
@@ -227,7 +226,7 @@ private:
       callee = HeapCall::Callee::free;
     else
       return;
-    auto &calls = heap_calls.calls;
+    auto &calls = found_.calls;
     auto at = std::ranges::lower_bound(calls, instruction.address, {}, &HeapCall::address);
     if (at == calls.end() || at->address != instruction.address)
       at = calls.insert(at, HeapCall{});
@@ -242,25 +241,11 @@ private:
   const Code &code_;
   Disassembler &disassembler_;
   std::uint64_t function_;
+  HeapCalls found_;
+  std::set<std::uint64_t> named_;
   std::map<std::uint64_t, State> states_; // before each instruction
   std::set<std::uint64_t> pending_;
 };
-
-Result<Walk> walk(const Code &code, Disassembler &disassembler, std::uint64_t function)
-{
-  if (!disassembler.decode(code.bytes(function), function))
-    return Error{"the function's first instruction cannot be decoded", 0, {}};
-  Walk walk(code, disassembler, function);
-  walk.run();
-  return walk;
-}
-
-Result<std::unique_ptr<Disassembler>> disassembler_for(ElfFile::Machine machine)
-{
-  if (machine != ElfFile::Machine::x86_64)
-    return Error{"allocators are decoded on x86-64 alone", 0, {}};
-  return Disassembler::create(machine);
-}
 
 } // namespace
 
@@ -280,24 +265,14 @@ std::string to_string(const Holder &holder)
 
 Result<HeapCalls> find_heap_calls(const Code &code, std::uint64_t function)
 {
-  auto disassembler = disassembler_for(code.machine);
+  if (code.machine != ElfFile::Machine::x86_64)
+    return Error{"allocators are decoded on x86-64 alone", 0, {}};
+  const auto disassembler = Disassembler::create(code.machine);
   if (!disassembler)
     return disassembler.error();
-  auto walked = walk(code, **disassembler, function);
-  if (!walked)
-    return walked.error();
-  return std::move(walked->heap_calls);
-}
-
-Result<std::vector<std::uint64_t>> find_named_addresses(const Code &code, std::uint64_t function)
-{
-  auto disassembler = disassembler_for(code.machine);
-  if (!disassembler)
-    return disassembler.error();
-  auto walked = walk(code, **disassembler, function);
-  if (!walked)
-    return walked.error();
-  return std::vector(walked->named.begin(), walked->named.end());
+  if (!(*disassembler)->decode(code.bytes(function), function))
+    return Error{"the function's first instruction cannot be decoded", 0, {}};
+  return Walk(code, **disassembler, function).run();
 }
 
 } // namespace pgmemtrace

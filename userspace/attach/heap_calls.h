@@ -53,15 +53,13 @@ struct HeapCall {
 };
 
 struct HeapCalls {
-  std::vector<HeapCall> calls; // by address
-  bool hidden_paths = false;   // an indirect jump, or more code than we follow
+  std::vector<HeapCall> calls;      // by address
+  std::vector<std::uint64_t> named; // what it names relative to rip: its constants, sorted
+  bool hidden_paths = false;        // an indirect jump, or more code than we follow
 };
 
 // Error: machine code that cannot be decoded at the entry, another machine than x86-64.
 Result<HeapCalls> find_heap_calls(const Code &code, std::uint64_t function);
-
-// Addresses that the function names relative to rip, on the same paths: its constants.
-Result<std::vector<std::uint64_t>> find_named_addresses(const Code &code, std::uint64_t function);
 
 // Does a function begin there?  What precedes it ends with a jump, or with a call that never
 // returns.

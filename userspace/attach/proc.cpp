@@ -14,9 +14,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util/file.h"
@@ -57,19 +55,18 @@ std::string_view take_line(std::string_view &text)
 // Some of these files lie in directories that others write to: a pipe must not keep us.
 constexpr int kRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
 
-// At most `limit` bytes of a file that is open; closes it.
-std::optional<std::string> read_all(int fd, std::size_t limit)
+// At most `limit` bytes of a file, if it could be opened.
+std::optional<std::string> read_all(const UniqueFd &fd, std::size_t limit)
 {
-  if (fd < 0)
+  if (!fd)
     return std::nullopt;
   std::string text;
   std::array<char, 4096> step;
   ssize_t got = 0;
   while (text.size() < limit &&
-         ((got = read(fd, step.data(), step.size())) > 0 || (got < 0 && errno == EINTR)))
+         ((got = read(fd.get(), step.data(), step.size())) > 0 || (got < 0 && errno == EINTR)))
     if (got > 0)
       text.append(step.data(), static_cast<std::size_t>(got));
-  close(fd);
   if (got < 0)
     return std::nullopt; // ESRCH: gone while we read
   if (text.size() > limit)
@@ -79,7 +76,7 @@ std::optional<std::string> read_all(int fd, std::size_t limit)
 
 std::optional<std::string> read_file(const std::string &path, std::size_t limit)
 {
-  return read_all(open(path.c_str(), kRead | O_NOFOLLOW), limit);
+  return read_all(UniqueFd(open(path.c_str(), kRead | O_NOFOLLOW)), limit);
 }
 
 std::optional<std::string> read_link(const std::string &path)
@@ -287,12 +284,7 @@ std::optional<std::string> Proc::text_in_root(pid_t pid, const std::string &file
   const UniqueFd root(open(path(pid, "root").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!root)
     return std::nullopt;
-  open_how how{};
-  how.flags = kRead;
-  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-  return read_all(
-      static_cast<int>(syscall(SYS_openat2, root.get(), file.c_str(), &how, sizeof how)),
-      kSmallFile);
+  return read_all(open_rooted(root.get(), file, kRead), kSmallFile);
 }
 
 std::optional<std::string> Proc::setting(std::string_view name) const

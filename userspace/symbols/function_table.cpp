@@ -35,6 +35,7 @@ FunctionTable::FunctionTable(const ElfFile &binary, const ElfFile *debug)
     add(binary, binary);
   for (const auto &entry : plt_entries(binary))
     functions_.push_back({entry.address, entry.size, entry.name, "@plt"});
+  binary.drop_bytes(); // nobody asks for what is linked any more
 
   // Stable: what was added first wins.
   std::ranges::stable_sort(functions_, {}, &Function::start);

@@ -3,10 +3,7 @@
 #include "symbols/rooted_file.h"
 
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 namespace pgmemtrace {
 
@@ -28,11 +25,7 @@ std::optional<RootedFile> open_in_root(const std::string &root, const std::strin
       open(root.empty() ? "/" : root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory)
     return std::nullopt;
-  open_how how{};
-  how.flags = O_PATH | O_CLOEXEC;
-  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS; // Linux 5.6
-  return regular(UniqueFd(
-      static_cast<int>(syscall(SYS_openat2, directory.get(), path.c_str(), &how, sizeof how))));
+  return regular(open_rooted(directory.get(), path, O_PATH | O_CLOEXEC));
 }
 
 std::optional<RootedFile> open_link(const std::string &link)

@@ -2,6 +2,7 @@
 // file.h - a file descriptor with one owner.
 #pragma once
 
+#include <string>
 #include <utility>
 
 #include <unistd.h>
@@ -30,5 +31,9 @@ public:
 private:
   int fd_ = -1;
 };
+
+// A path as a process sees it whose root directory is `root`: no link leads out of it, nor into
+// /proc's own.  Empty with errno if there is none.  Linux 5.6.
+UniqueFd open_rooted(int root, const std::string &path, int flags);
 
 } // namespace pgmemtrace
