@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // record_test.cpp - `record` and `report` on a live server: the context, the code and the bytes.
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include <gmock/gmock.h>
+#include <sys/mount.h>
 
 #include "recording/recorder.h"
 #include "support/runtime_test.h"
@@ -27,6 +30,7 @@ protected:
   void TearDown() override
   {
     RuntimeTest::TearDown();
+    (void)umount2(folder_.c_str(), MNT_DETACH); // where a test mounted something
     std::filesystem::remove_all(folder_);
   }
 
@@ -261,6 +265,20 @@ TEST_F(RecordTest, refuses_what_it_cannot_do)
     EXPECT_EQ(result.status, status) << testing::PrintToString(args) << result.err;
     EXPECT_THAT(result.err, HasSubstr("error: "));
   }
+  EXPECT_EQ(files(), 1);
+}
+
+// Only the end shows that there is no room: nothing is left then, not even a part of a file.
+TEST_F(RecordTest, a_full_disk_is_told_and_leaves_nothing)
+{
+  ASSERT_EQ(mount("none", folder_.c_str(), "tmpfs", 0, "size=4k"), 0) << strerror(errno);
+  std::ofstream(folder_ / "full") << std::string(4096, 'x');
+  auto session = cluster().connect();
+  auto daemon = record(session.backend_pid());
+  leak(session, 400, 420);
+  EXPECT_EQ(daemon->stop(), 3);
+  EXPECT_THAT(daemon->err(), HasSubstr(file()));
+  EXPECT_THAT(daemon->err(), HasSubstr("No space left on device"));
   EXPECT_EQ(files(), 1);
 }
 
