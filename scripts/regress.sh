@@ -74,8 +74,10 @@ cat >"$folder$work/pg_config" <<END
 chroot "${folder:-/}" "$bin/pg_config" "\$@" | sed "s#^/#$folder/#"
 END
 chmod 755 "$folder$work/pg_config"
-# A warning that younger compilers know; -Werror is what PGXS leaves to COPT, which this replaces.
+# Without a warning that only younger compilers know, and with what a younger C library declares.
+echo 'extern __SIZE_TYPE__ strlcpy(char *, const char *, __SIZE_TYPE__);' >"$folder$work/younger.h"
 cflags="$("$folder$work/pg_config" --cflags | sed 's/-Wmissing-variable-declarations//') -Werror"
+if [[ $folder ]]; then cflags+=" -include $folder$work/younger.h"; fi
 pgxs=(make -s -j2 PG_CONFIG="$folder$work/pg_config" with_llvm=no CFLAGS="$cflags")
 for part in sql sql/test/module; do
   "${pgxs[@]}" -C "$folder$work/$part" clean >/dev/null # what somebody built in the checkout
@@ -91,7 +93,11 @@ chroot --userspec=postgres "${folder:-/}" env -i PATH=/usr/bin:/bin LC_ALL=C sh 
   "$work/sql" "$work/lib/postgresql/$major/lib/pgxs/src/test/regress/pg_regress" --bindir="$bin" \
   "${arguments[@]}" || status=1
 if [[ $status -ne 0 ]]; then
-  cat "$folder$work/sql/regression.diffs" 2>/dev/null || tail -n 50 "$folder$work/sql/log/"* 2>/dev/null || true
+  if [[ -s $folder$work/sql/regression.diffs ]]; then
+    cat "$folder$work/sql/regression.diffs"
+  else
+    tail -n 50 "$folder$work"/sql/log/*
+  fi
 fi
 if [[ ${PGMT_REGRESS_RESULTS:-} ]]; then cp -r "$folder$work/sql/results" "$PGMT_REGRESS_RESULTS"; fi
 [[ $status -eq 0 ]]

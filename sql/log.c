@@ -24,7 +24,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
+#include "utils/jsonb.h"
 #include "utils/snapmgr.h"
 
 /* Rows of one transaction. */
@@ -285,14 +285,14 @@ void pgmt_log_flush(void)
 
 /* ---- SQL ---- */
 
-/* append_violation(pgmemtrace.violation): typed, so that the table takes what the ring holds. */
+/* append_violation(jsonb): what log_violation() has checked. */
 Datum pgmt_append_violation(PG_FUNCTION_ARGS)
 {
+  Jsonb *violation = PG_GETARG_JSONB_P(0);
   char *json;
 
   pgmt_require_preloaded();
-  json = pgmt_to_utf8(
-      text_to_cstring(DatumGetTextPP(DirectFunctionCall1(row_to_json, PG_GETARG_DATUM(0)))));
+  json = pgmt_to_utf8(JsonbToCString(NULL, &violation->root, 0));
   if (strlen(json) > PGMT_MAX_VIOLATION)
     ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the violation is too long"),
                     errdetail("It has %zu bytes as JSON, of at most %d.", strlen(json),
@@ -322,7 +322,7 @@ static void wait_for_round(int64 round)
         ConditionVariableTimedSleep(&shared_log->round_done, left, PG_WAIT_EXTENSION)) {
       ConditionVariableCancelSleep();
       ereport(ERROR,
-              (errcode(ERRCODE_QUERY_CANCELED),
+              (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                errmsg("the worker did not write the violations within %d ms", pgmt_ack_timeout),
                errhint("Does database \"%s\" exist?  The server's log says why a worker ends.",
                        pgmt_database)));

@@ -10,15 +10,8 @@
  */
 volatile uint16 pgmemtrace_watchers __attribute__((section(".probes"))) = 0;
 
-/* With endbr64 for its first instruction the kernel would have to step it. */
-#if defined(__CET__) && (__CET__ & 1)
-#define PGMT_NO_LANDING_PAD nocf_check,
-#else
-#define PGMT_NO_LANDING_PAD
-#endif
-
 /* A nop at the entry is the cheapest place for a probe: the kernel emulates it. */
-__attribute__((PGMT_NO_LANDING_PAD noinline, used, patchable_function_entry(1, 0))) void
+PGMT_NO_LANDING_PAD __attribute__((noinline, used, patchable_function_entry(1, 0))) void
 pgmemtrace_request(uint64 id, uint32 kind, const char *json, uint32 length)
 {
   /* The arguments are used, so that no caller leaves one out. */

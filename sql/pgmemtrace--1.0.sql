@@ -61,7 +61,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   SELECT (v).* FROM (SELECT jsonb_populate_record(NULL::pgmemtrace.violation, violation) AS v) AS one
 $$;
 
-CREATE FUNCTION pgmemtrace.append_violation(violation pgmemtrace.violation) RETURNS boolean
+CREATE FUNCTION pgmemtrace.append_violation(violation jsonb) RETURNS boolean
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgmt_append_violation';
 
 -- False: the ring is full, and the violation is counted as lost.
@@ -83,7 +83,7 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   checked.time := coalesce(checked.time, clock_timestamp());
-  RETURN pgmemtrace.append_violation(checked);
+  RETURN pgmemtrace.append_violation(jsonb_strip_nulls(to_jsonb(checked)));
 END
 $$;
 

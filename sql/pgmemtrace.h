@@ -68,8 +68,15 @@ typedef enum PgmtRequestKind {
  * (uprobe's reference counter).  Zero: nobody would see the marker.
  */
 extern PGDLLEXPORT volatile uint16 pgmemtrace_watchers;
+/* Beginning with endbr64, the marker would be single-stepped by the kernel. */
+#if defined(__CET__) && (__CET__ & 1)
+#define PGMT_NO_LANDING_PAD __attribute__((nocf_check))
+#else
+#define PGMT_NO_LANDING_PAD
+#endif
 /* What the daemon probes.  json: UTF-8, length bytes. */
-extern PGDLLEXPORT void pgmemtrace_request(uint64 id, uint32 kind, const char *json, uint32 length);
+extern PGDLLEXPORT PGMT_NO_LANDING_PAD void pgmemtrace_request(uint64 id, uint32 kind,
+                                                               const char *json, uint32 length);
 
 /* ---- request.c ---- */
 

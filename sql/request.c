@@ -134,7 +134,7 @@ static AnswerState state_of(Slot *slot)
 static void report_timeout(void)
 {
   ereport(ERROR,
-          (errcode(ERRCODE_QUERY_CANCELED),
+          (errcode(ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION),
            errmsg("the pgmemtrace daemon did not answer within %d ms", pgmt_ack_timeout),
            pgmemtrace_watchers > 0
                ? errhint("It watches, but could not answer over SQL: look at its messages and its "

@@ -45,11 +45,14 @@ void pgmt_statements_startup(void)
     MemSet(statements, 0, sizeof(Statements));
 }
 
-/* One line of UTF-8.  Nothing here may fail: it is somebody else's statement. */
+/* One line of UTF-8, without the semicolon at its end.  Nothing here may fail: it is somebody
+ * else's statement. */
 static void copy_text(char *to, const char *text)
 {
   int length = pg_mbcliplen(text, (int)strlen(text), TEXT_BYTES - 1);
 
+  while (length > 0 && strchr("; \n", text[length - 1]) != NULL)
+    length--;
   for (int i = 0; i < length; i++) {
     if (IS_HIGHBIT_SET(text[i]))
       to[i] = GetDatabaseEncoding() == PG_UTF8 ? text[i] : '?';

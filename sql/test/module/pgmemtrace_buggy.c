@@ -41,11 +41,9 @@ static struct {
   Size size;
   char *start;
 } segments[] = {
-    {"buggy first", 1000, NULL},
-    {"buggy second", 1000, NULL},
-    {"buggy full", 1024, NULL}, /* leaves nothing */
-    {"buggy full too", 1024, NULL},
-    {"buggy reserve", 2048, NULL}, /* uses its first 1500 bytes */
+    {"buggy first", 1000, NULL},    {"buggy second", 1000, NULL},
+    {"buggy full", 1024, NULL},                                    /* leaves nothing */
+    {"buggy full too", 1024, NULL}, {"buggy reserve", 2048, NULL}, /* uses its first 1500 bytes */
 };
 
 static shmem_request_hook_type prev_shmem_request_hook;

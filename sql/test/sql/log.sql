@@ -8,7 +8,9 @@ SELECT pgmemtrace.log_violation('{"rule": "context_leak", "severity": "FATAL"}')
 SELECT pgmemtrace.log_violation('{"rule": "context_leak", "severity": "INFO", "delta_bytes": "many"}');
 SELECT pgmemtrace.log_violation('{"rule": "context_leak", "severity": "INFO", "time": "yesterday evening"}');
 SELECT pgmemtrace.log_violation(jsonb_build_object('rule', repeat('x', 64), 'severity', 'INFO'));
+\set VERBOSITY terse
 SELECT pgmemtrace.log_violation(jsonb_build_object('rule', 'x', 'severity', 'INFO', 'detail', repeat('x', 20000)));
+\set VERBOSITY default
 SELECT buffered_bytes, buffer_bytes, lost FROM pgmemtrace.log_state();
 
 -- A rolled back transaction takes no violation with it.

@@ -44,7 +44,7 @@ DECLARE
 BEGIN
   BEGIN
     RETURN QUERY SELECT value FROM dblink_get_result('session') AS one (value text);
-  EXCEPTION WHEN OTHERS THEN
+  EXCEPTION WHEN OTHERS OR query_canceled THEN
     GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
     RETURN NEXT 'ERROR: ' || sqlerrm;
     IF hint <> '' THEN

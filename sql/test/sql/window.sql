@@ -9,8 +9,10 @@ SELECT pgmemtrace.begin('%', '{"track_dsm": "yes"}');
 SELECT pgmemtrace.begin('%', '{"allowed_contexts": "ExprContext"}');
 SELECT pgmemtrace.begin('%', '{"allowed_contexts": ["ExprContext", 1]}');
 SELECT pgmemtrace.begin('%', '{"allowed_contexts": {"a": "b"}}');
+\set VERBOSITY terse
 SELECT pgmemtrace.begin('%', jsonb_build_object('allowed_contexts', array_agg(repeat('x', 60))))
   FROM generate_series(1, 100);
+\set VERBOSITY default
 
 SELECT open_session();
 SELECT in_session('SELECT watch(1)::text');
@@ -63,4 +65,5 @@ SELECT * FROM session_got();
 SELECT write_to_segment('buggy first', 1002, '\x00');
 SELECT pgmemtrace.clear_shmem_registry();
 SELECT write_to_segment('buggy first', 1000, decode(repeat('00', 24), 'hex'));
+SELECT pgmemtrace.clear_violations();
 SELECT dblink_disconnect('session');
