@@ -83,13 +83,17 @@ for part in sql sql/test/module; do
   "${pgxs[@]}" -C "$folder$work/$part" clean >/dev/null # what somebody built in the checkout
   "${pgxs[@]}" -C "$folder$work/$part" install >/dev/null
 done
+# What would call on from a hook would stand in all call stacks (sql/statements.c).
+frames=$(objdump -d --no-show-raw-insn "$folder$work/sql/statements.o" |
+  awk '/<(executor_start|process_utility)>:/ { hook = 1 } /^$/ { hook = 0 } hook && /call/ && !/<remember/')
+if [[ $frames ]]; then die "the hooks of sql/statements.c have frames of their own: $frames"; fi
 read -ra arguments < <("${pgxs[@]}" -C "$folder$work/sql" print-regress)
 
 # In the folder pids and users are its own: by name, and looked up in there.
 chroot "${folder:-/}" chown -R postgres "$work/sql"
 status=0
 # shellcheck disable=SC2016
-chroot --userspec=postgres "${folder:-/}" env -i PATH=/usr/bin:/bin LC_ALL=C sh -c 'cd "$1" && shift && exec "$@"' sh \
+chroot --userspec=postgres "${folder:-/}" env -i PATH=/usr/bin:/bin LANG=C.UTF-8 sh -c 'cd "$1" && shift && exec "$@"' sh \
   "$work/sql" "$work/lib/postgresql/$major/lib/pgxs/src/test/regress/pg_regress" --bindir="$bin" \
   "${arguments[@]}" || status=1
 if [[ $status -ne 0 ]]; then

@@ -4,6 +4,9 @@
  *
  * Kept only while sentinels stand; without any, a statement costs the look at one number.  Only
  * what clients send: what a function runs inside belongs to the statement that called it.
+ *
+ * The hooks end in tail calls, so they have no frame in anybody's call stack: who allocates in
+ * the executor would else be taken for us (scripts/regress.sh looks at the machine code).
  */
 #include "pgmemtrace.h"
 
@@ -62,7 +65,7 @@ static void copy_text(char *to, const char *text)
   to[length] = '\0';
 }
 
-static void remember(const char *text)
+static pg_noinline void remember(const char *text)
 {
   static TimestampTz last = 0;
   TimestampTz began = GetCurrentStatementStartTimestamp();

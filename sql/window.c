@@ -108,8 +108,8 @@ Datum pgmt_begin_window(PG_FUNCTION_ARGS)
 
   if (window_tracks_shmem)
     pgmt_check_sentinels(); /* what was there before is not the window's */
-  (void)pgmt_ask(PGMT_BEGIN_WINDOW, body.data);
   window_began = GetCurrentTimestamp();
+  (void)pgmt_ask(PGMT_BEGIN_WINDOW, body.data);
   window_is_open = true;
   PG_RETURN_VOID();
 }

@@ -77,3 +77,16 @@ ALTER FUNCTION pgmemtrace.hidden(jsonb) RENAME TO store_violation;
 ALTER EXTENSION pgmemtrace ADD FUNCTION pgmemtrace.store_violation(jsonb);
 SELECT pgmemtrace.flush_violations();
 SELECT pgmemtrace.clear_violations();
+
+-- Memory is UTF-8: what a database of another encoding logs, reads right in the log.
+CREATE DATABASE regress_latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C';
+SELECT dblink_connect('latin1', format('host=%s port=%s dbname=regress_latin1 user=%s',
+  current_setting('unix_socket_directories'), current_setting('port'), current_user));
+SELECT dblink_exec('latin1', 'CREATE EXTENSION pgmemtrace');
+SELECT dblink_exec('latin1', $$DO 'BEGIN PERFORM pgmemtrace.log_violation(
+  jsonb_build_object(''rule'', ''foreign'', ''severity'', ''INFO'', ''detail'', chr(233))); END'$$);
+SELECT dblink_disconnect('latin1');
+SELECT pgmemtrace.flush_violations();
+SELECT detail = chr(233) AS "é" FROM pgmemtrace.violation_log WHERE rule = 'foreign';
+DROP DATABASE regress_latin1;
+SELECT pgmemtrace.clear_violations();
