@@ -11,7 +11,8 @@ usage() {
   cat <<'END'
 usage: scripts/lint.sh [format|tidy|shell|--fix]...
 
-Without an argument: format, tidy and shell.  tidy builds first, for the compile database.
+Without an argument: format, tidy and shell.  tidy builds first, for the compile database; it reads
+userspace/ and tests/ (sql/ is PostgreSQL's C: scripts/regress.sh compiles it with -Wextra -Werror).
 --fix brings all files into the project's format and checks nothing.
 END
 }
