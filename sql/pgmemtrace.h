@@ -2,10 +2,12 @@
 /*
  * pgmemtrace.h - what the files of the extension offer one another.
  *
- *   request.c     asks the daemon and waits for its answer; marker.c is what the daemon probes
+ *   request.c     asks the daemon and waits for what comes through answer.c; marker.c is what the
+ *                 daemon probes
  *   window.c      test windows: begin() and end()
- *   log.c         violations: a ring in shared memory, written to a table by worker.c
- *   sentinels.c   guard bytes around segments of shared memory; segments.c finds the room for them
+ *   log.c         violations: a ring in shared memory, written to a table by log_flush.c
+ *   sentinels.c   guard bytes (guards.c) around segments of shared memory; segments.c finds those
+ *   worker.c      the background worker: looks at the guards, writes the log
  *   statements.c  which statements ran last, for the sentinels' findings
  *   dsm.c         DSM handles that somebody wants to follow
  *
@@ -88,7 +90,7 @@ extern Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body);
 extern Size pgmt_requests_size(void);
 extern void pgmt_requests_startup(void);
 
-/* ---- log.c ---- */
+/* ---- log.c, log_flush.c ---- */
 
 /* Appends JSON to the ring.  False, and counted: no room. */
 extern bool pgmt_log_append(const char *violation, Size length);
