@@ -68,12 +68,18 @@ ln -s "$folder/usr/include" "$folder$work/include"
 cp -a "$root/sql" "$folder$work/"
 chown -R --no-dereference --reference="$root" "$folder$work/sql"
 
-# The copy's pg_config, with the host's compiler in mind.
+# The copy's pg_config, as seen from here.  Debian's of 13 says /usr from wherever it runs.
 cat >"$folder$work/pg_config" <<END
 #!/bin/sh
-chroot "${folder:-/}" "$bin/pg_config" "\$@" | sed "s#^/#$folder/#"
+chroot "${folder:-/}" "$bin/pg_config" "\$@" | sed "s#^/usr/#$work/#; s#^/#$folder/#"
 END
 chmod 755 "$folder$work/pg_config"
+for directory in --pkglibdir --sharedir; do
+  case $("$folder$work/pg_config" $directory) in
+  "$folder$work"/*) ;;
+  *) die "pg_config $directory leads out of $folder$work" ;;
+  esac
+done
 # Without a warning that only younger compilers know, and with what a younger C library declares.
 echo 'extern __SIZE_TYPE__ strlcpy(char *, const char *, __SIZE_TYPE__);' >"$folder$work/younger.h"
 cflags="$("$folder$work/pg_config" --cflags | sed 's/-Wmissing-variable-declarations//') -Werror"

@@ -51,12 +51,15 @@ static Damage damage_of(const PgmtGuard *guard)
 
 bool pgmt_guard_is_intact(const PgmtGuard *guard) { return damage_of(guard).first == NULL; }
 
-/* Which neighbour wrote: the one from whose end the damage reaches into the guard. */
+/*
+ * Which neighbour wrote: the one from whose end the damage reaches into the guard, in doubt the one
+ * below.  A byte that was overwritten by its like is no doubt yet.
+ */
 static bool came_from_above(const PgmtGuard *guard, const Damage *damage)
 {
   if (guard->above[0] == '\0')
     return false;
-  return guard->below[0] == '\0' || guard->high - 1 - damage->last < damage->first - guard->low;
+  return guard->below[0] == '\0' || guard->high - damage->last < damage->first - guard->low;
 }
 
 static void describe(const PgmtGuard *guard, const Damage *damage, StringInfo out)

@@ -52,8 +52,8 @@ SELECT * FROM findings() WHERE NOT intact;
 SELECT pgmemtrace.clear_shmem_registry();
 SELECT write_to_segment('buggy first', 1000, decode(repeat('00', 24), 'hex'));
 
--- Before the start: the same bytes are the guard of the segment above, where no entry of ShmemIndex
--- itself was put between the two (as for all but the first 64 segments).
+-- Before the start: the same bytes are the guard of the segment above, where nothing without a
+-- name was put between the two, such as an entry of ShmemIndex.
 SELECT guard_bytes_below = 24 AS adjacent FROM pgmemtrace.register_shmem_probe('buggy second') \gset
 SELECT count(write_to_segment('buggy second', -2, '\xabcd')) = :'adjacent'::boolean::integer AS written WHERE :'adjacent';
 SELECT count(*) = :'adjacent'::boolean::integer AS found FROM findings()
