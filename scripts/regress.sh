@@ -89,6 +89,10 @@ for part in sql sql/test/module; do
   "${pgxs[@]}" -C "$folder$work/$part" clean >/dev/null # what somebody built in the checkout
   "${pgxs[@]}" -C "$folder$work/$part" install >/dev/null
 done
+# The kernel counts in bytes of the file alone (sql/marker.c).
+read -r _ _ _ _ _ _ section _ < <(readelf --dyn-syms --wide "$folder$work/sql/pgmemtrace.so" | grep -w pgmemtrace_watchers)
+readelf --section-headers --wide "$folder$work/sql/pgmemtrace.so" | grep -qE "\[ *$section\] .* PROGBITS .* WA " ||
+  die "pgmemtrace_watchers is not in a writable section of the file"
 # What would call on from a hook would stand in all call stacks (sql/statements.c).
 frames=$(objdump -d --no-show-raw-insn "$folder$work/sql/statements.o" |
   awk '/<(executor_start|process_utility)>:/ { hook = 1 } /^$/ { hook = 0 } hook && /call/ && !/<remember/')

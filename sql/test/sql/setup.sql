@@ -20,11 +20,11 @@ BEGIN
 END
 $$;
 
--- The session that asks: a connection named "session".
-CREATE FUNCTION open_session() RETURNS text LANGUAGE sql AS $$
-  SELECT dblink_connect('session', format('host=%s port=%s dbname=%s user=%s',
+-- The session that asks: a connection, named "session" where nothing else is said.
+CREATE FUNCTION open_session(name text DEFAULT 'session') RETURNS text LANGUAGE sql AS $$
+  SELECT dblink_connect(name, format('host=%s port=%s dbname=%s user=%s',
                                           current_setting('unix_socket_directories'),
-                                          current_setting('port'), current_database(), current_user))
+                                     current_setting('port'), current_database(), current_user))
 $$;
 -- Now, and what it returns as one text.
 CREATE FUNCTION in_session(statement text) RETURNS SETOF text LANGUAGE sql AS $$
