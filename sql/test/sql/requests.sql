@@ -68,7 +68,9 @@ SELECT daemon_answers(to_jsonb(repeat('x', 65 * 1024 * 1024)));
 SELECT daemon_answers(to_jsonb(repeat('x', 8 * 1024 * 1024)));
 SELECT * FROM session_got();
 
--- 64 sessions can wait, one more is told so, and each gets its own answer.
+-- 64 sessions can wait, one more is told so, and each gets its own answer.  No answer's memory is left
+-- behind (some of the server's own may have come).
+SELECT count(*) AS segments FROM pg_ls_dir('pg_dynshmem') \gset
 SELECT count(open_session('s' || i)) FROM generate_series(1, 65) AS i;
 SELECT count(*) FROM generate_series(1, 65) AS i, LATERAL dblink('s' || i, 'SELECT watch(1)::text') AS one (value text);
 SELECT sum(dblink_send_query('s' || i, format('SELECT pgmemtrace.request_contexts(%s) = to_jsonb(%1$s)', i)))
@@ -80,6 +82,7 @@ SELECT * FROM dblink('s65', 'SELECT pgmemtrace.request_contexts(65)') AS one (va
 SELECT pgmemtrace.answer(backend_pid, request_id, request -> 'pid', NULL) AS answered, count(*) FROM pgmemtrace.requests() GROUP BY 1;
 SELECT right_one, count(*) FROM generate_series(1, 64) AS i, LATERAL dblink_get_result('s' || i) AS one (right_one boolean) GROUP BY 1;
 SELECT count(dblink_disconnect('s' || i)) FROM generate_series(1, 65) AS i;
+SELECT count(*) < :segments + 32 AS given_back FROM pg_ls_dir('pg_dynshmem');
 
 -- Terminated while it waits, it leaves nothing behind.
 SELECT session_asks('SELECT pgmemtrace.request_contexts(4711)');
