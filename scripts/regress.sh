@@ -13,6 +13,9 @@ usage() {
 usage: sudo scripts/regress.sh [MAJOR]
 
 Without a major: the host's PostgreSQL.  Others come from the folders of scripts/suites.sh.
+  PGMT_REGRESS_RESULTS   a folder that is made: what the tests printed, to be compared with or
+                         copied to sql/test/expected
+
 Exit status 77: not tested, for want of root or of that PostgreSQL; a failure where CI asked.
 END
 }
