@@ -121,6 +121,8 @@ void Pipeline::step()
   follow_servers(now); // attach: who came, who went
   if (reader_)
     reader_->drain(); // collect: what the kernel half saw ...
+  if (copies_)
+    copies_->drain();
   notice_activity(now);
   read_blocks(now);
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
@@ -187,6 +189,16 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       reader_ = std::move(*reader);
     else
       options_.warn(reader.error());
+    auto copies = StackCopies::create(maps_, symbols_, [this](pid_t pid) {
+      const auto *process = servers_.find_process(pid);
+      return process ? Symbolizer::Target{process->identity.id,
+                                          servers_.postmaster(process->identity.postmaster)}
+                     : Symbolizer::Target{.process = {.pid = pid}, .postmaster = {}};
+    });
+    if (copies)
+      copies_ = std::move(*copies);
+    else
+      options_.warn(copies.error());
   }
   news_ |= !changes.vanished.empty();
   for (const auto &gone : changes.vanished) {
@@ -504,6 +516,8 @@ Health Pipeline::health() const
   health.program_run_seconds["walk"] = totals.walk_seconds;
   auto losses = maps_.losses();
   health.events_lost = std::move(losses.unrecorded);
+  if (copies_)
+    health.events_lost.merge(copies_->losses());
   health.read_errors.merge(losses.unreadable);
   health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
   health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};

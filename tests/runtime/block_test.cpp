@@ -55,14 +55,9 @@ protected:
     std::vector<std::pair<std::string, std::string>> out;
     if (!process)
       return out;
-    auto kind = Symbolizer::Kind::instruction;
-    for (const auto address : blocks.stack(session.backend_pid(), stack)) {
-      for (const auto &frame :
-           symbols.frames({.process = process->identity.id, .postmaster = {}}, address, kind))
-        out.emplace_back(frame.code.module.substr(frame.code.module.rfind('/') + 1),
-                         frame.function);
-      kind = Symbolizer::Kind::return_address;
-    }
+    for (const auto &frame : symbols.frames({.process = process->identity.id, .postmaster = {}},
+                                            blocks.stack(session.backend_pid(), stack)))
+      out.emplace_back(frame.code.module.substr(frame.code.module.rfind('/') + 1), frame.function);
     return out;
   }
 };

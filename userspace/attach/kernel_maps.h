@@ -33,6 +33,7 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
+    std::uint32_t copies_bytes = 2 << 20;   // a power of two; 16 KiB for each stack copied
   };
 
   explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
@@ -59,6 +60,7 @@ public:
   int names_fd() const { return fds_[kNames]; }
   int growths_fd() const { return fds_[kGrowths]; }
   int stacks_fd() const { return fds_[kStacks]; }
+  int stack_copies_fd() const { return fds_[kStackCopies]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -83,6 +85,7 @@ private:
     kNames,
     kGrowths,
     kStacks,
+    kStackCopies,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);

@@ -104,13 +104,13 @@ void BlockReader::forget(pid_t pid)
   names_.erase(pid);
 }
 
-std::vector<std::uint64_t> BlockReader::stack(pid_t pid, std::uint64_t id) const
+pgmt_stack BlockReader::stack(pid_t pid, std::uint64_t id) const
 {
   const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
   pgmt_stack stack{};
   if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
     return {};
-  return {std::begin(stack.ip), std::ranges::find(stack.ip, 0U)};
+  return stack;
 }
 
 void BlockReader::tidy(const std::function<bool(pid_t)> &alive)

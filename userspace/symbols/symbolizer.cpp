@@ -18,6 +18,11 @@ unsigned bytes_back(Symbolizer::Kind kind)
 
 } // namespace
 
+std::vector<std::uint64_t> addresses_of(const pgmt_stack &stack)
+{
+  return {std::begin(stack.ip), std::ranges::find(stack.ip, 0U)};
+}
+
 Symbolizer::Symbolizer(Options options)
     : options_(std::move(options)), modules_(options_.proc, options_.modules, options_.debug_files)
 {
@@ -162,21 +167,63 @@ std::vector<Frame> Symbolizer::frames(const Target &target,
   return all;
 }
 
+// What frame pointers led to counts as far as it is proven.
+std::vector<Frame> Symbolizer::frames(const Target &target, const pgmt_stack &stack)
+{
+  const auto taken = addresses_of(stack);
+  std::span addresses(taken);
+  bool whole = stack.state == PGMT_STACK_UNWOUND;
+  if (stack.state < PGMT_STACK_UNWOUND) {
+    const auto proven = prove(target, addresses);
+    addresses = addresses.first(proven.addresses);
+    whole = proven.whole;
+  }
+  auto all = frames(target, addresses);
+  if (!whole && !all.empty())
+    all.push_back({.code = {kTruncated, {}, 0}});
+  return all;
+}
+
+// Where the code at an address was linked to run.  nullopt: there is no code.
+std::optional<Symbolizer::Linked> Symbolizer::linked(const Target &target, std::uint64_t address)
+{
+  const auto found = place(target, address);
+  if (found.region == nullptr)
+    return std::nullopt;
+  const auto module = module_at(target, found);
+  const auto at =
+      module ? module->link_address(found.layout->maps.locate(address).offset) : std::nullopt;
+  return at ? Linked{module, *at} : Linked{};
+}
+
 UnwoundStack Symbolizer::unwind(const Target &target, const StackRegisters &registers,
                                 std::span<const std::byte> stack)
 {
   const auto find_rules = [&](std::uint64_t address) -> std::optional<UnwindRules> {
-    const auto found = place(target, address);
-    if (found.region == nullptr)
+    const auto found = linked(target, address);
+    if (!found)
       return std::nullopt;
-    const auto module = module_at(target, found);
-    const auto linked =
-        module ? module->link_address(found.layout->maps.locate(address).offset) : std::nullopt;
-    if (!linked)
+    if (!found->module)
       return UnwindRules{};
-    return UnwindRules{module->unwind_rules(), address - *linked};
+    return UnwindRules{found->module->unwind_rules(), address - found->address};
   };
   return pgmemtrace::unwind(registers, stack, find_rules);
+}
+
+// Each frame vouches for the address behind it.
+Symbolizer::Proven Symbolizer::prove(const Target &target, std::span<const std::uint64_t> addresses)
+{
+  using Link = Module::Link;
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    const auto code = linked(target, addresses[i] - (i == 0 ? 0 : 1));
+    const auto link =
+        code && code->module ? code->module->frame_pointer(code->address) : Link::unknown;
+    if (link == Link::bottom)
+      return {std::min(i + 2, addresses.size()), true};
+    if (link == Link::unknown)
+      return {i + 1, false};
+  }
+  return {addresses.size(), false};
 }
 
 } // namespace pgmemtrace
