@@ -95,7 +95,7 @@ const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an e
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
 const volatile __u32 no_frame_pointers = 0; /* the server was built without */
 const volatile __u64 copy_every_ns = 1000000; /* a stack, per process ... */
-const volatile __u64 copy_burst_ns = 64000000; /* ... and what it may be ahead of that */
+const volatile __u64 copy_burst_ns = 256000000; /* ... and what it may be ahead of that */
 
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
@@ -194,8 +194,16 @@ struct {
 /* struct pgmt_stack_copy: apart from `events`, which must not be lost for them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 2 * 1024 * 1024); /* resized by the daemon */
+	__uint(max_entries, 4 * 1024 * 1024); /* resized by the daemon */
 } stack_copies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384); /* as stacks */
+	__type(key, struct pgmt_stack_place);
+	__type(value, struct pgmt_known_stack);
+} known_stacks SEC(".maps");
 
 struct task_state {
 	__u32 slot;    /* index in processes, plus one; 0: none */

@@ -6,7 +6,8 @@
  * stack does not keep them.  Only the unwind rules of the binaries say where that is: the daemon
  * asks them about each stack once (stack_copies.h).  Until it has, and for those that turn
  * out to be broken, and where the server keeps none at all, a piece of the stack is copied, with
- * the growth that it belongs to, and unwound there.
+ * the growth that it belongs to, and unwound there.  A stack that was unwound is known again by its
+ * return addresses, where they were.
  *
  * A copy goes straight into its ring-buffer record, and a process may take only so many: what is
  * beyond that has the stack that frame pointers gave, or none, and is counted.
@@ -111,6 +112,49 @@ static __noinline __u64 walk_frames(struct pt_regs *ctx, struct pgmt_process *p)
 	return PGMT_STACK_UNCHECKED;
 }
 
+static __noinline bool is_same(const struct pgmt_known_stack *known, __u64 sp)
+{
+	if (!known)
+		return false;
+	for (int i = 0; i < PGMT_STACK_FRAMES; i++) {
+		if (!known->ip[i])
+			break;
+		if (read_word(sp + known->at[i] * 8) != known->ip[i])
+			return false;
+	}
+	return true;
+}
+
+/* Was this stack unwound before?  Then its hash is in growth_key. */
+static __noinline bool recall_stack(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	struct pgmt_known_stack *known;
+	__u64 walked;
+
+	if (!p)
+		return false;
+	walked = p->growth_key.stack.hash;
+	p->place.tgid = p->tgid;
+	p->place.ip = PT_REGS_IP(ctx);
+	p->place.sp = PT_REGS_SP(ctx);
+	for (__u32 way = 0; way < PGMT_STACK_WAYS; way++) {
+		p->place.way = way;
+		known = bpf_map_lookup_elem(&known_stacks, &p->place);
+		if (!known)
+			break;
+		if (!is_same(known, p->place.sp))
+			continue;
+		/* The daemon may have dropped it since: nobody referred to it. */
+		p->growth_key.stack.hash = known->hash;
+		if (!bpf_map_lookup_elem(&stacks, &p->growth_key.stack))
+			break;
+		p->growth_key.stack.hash &= ~PGMT_HASH_UNWOUND;
+		return true;
+	}
+	p->growth_key.stack.hash = walked;
+	return false;
+}
+
 /*
  * Fills in growth_key.stack.  True: the growth went to the daemon with a copy of the stack, to
  * be counted there.
@@ -126,7 +170,7 @@ static __noinline bool capture_stack(struct pt_regs *ctx, struct pgmt_process *p
 	p->growth_key.stack.hash = 0;
 	if (!no_frame_pointers)
 		state = walk_frames(ctx, p);
-	if (state == PGMT_STACK_PROVEN)
+	if (state == PGMT_STACK_PROVEN || recall_stack(ctx, p))
 		return false;
 	why = copy_stack(ctx, p);
 	if (why && state == PGMT_STACK_BROKEN)

@@ -77,6 +77,15 @@ template <typename T> std::map<std::string, T> by_name(const T (&values)[PGMT_PR
   return named;
 }
 
+// Stacks are taken at level block alone.
+KernelMaps::Options maps_for(const Pipeline::Options &options)
+{
+  auto maps = options.maps;
+  if (options.attachments.level < Level::block && !options.escalation.on)
+    maps.copies_bytes = static_cast<std::uint32_t>(sysconf(_SC_PAGESIZE)); // the least there can be
+  return maps;
+}
+
 // A context's name for events of the kernel half, which hand over its address.
 std::string name_at(pid_t pid, std::uint64_t address)
 {
@@ -104,7 +113,7 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 
 Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_ptr<Sink>> sinks,
                    Options options)
-    : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
+    : options_(std::move(options)), servers_(std::move(servers)), maps_(maps_for(options_)),
       attachments_(maps_, options_.attachments), blocks_(maps_, name_at),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
       escalation_(options_.escalation), schedule_(options_.schedule), rules_(std::move(rules)),

@@ -9,6 +9,8 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "collect/bpf_hash.h"
+
 namespace pgmemtrace {
 
 namespace {
@@ -39,7 +41,11 @@ Result<std::unique_ptr<StackCopies>> StackCopies::create(const KernelMaps &maps,
 
 StackCopies::~StackCopies() = default;
 
-void StackCopies::drain() { ring_buffer__consume(ring_.get()); }
+void StackCopies::drain()
+{
+  looked_again_.clear();
+  ring_buffer__consume(ring_.get());
+}
 
 int StackCopies::on_copy(void *self, void *copy, std::size_t size)
 {
@@ -48,56 +54,115 @@ int StackCopies::on_copy(void *self, void *copy, std::size_t size)
   return 0;
 }
 
+// The stack of frame pointers if that is right, else what the copy tells.
 void StackCopies::take(const pgmt_stack_copy &copy)
 {
-  const auto stack = stack_of(copy);
+  const auto target = target_of_(static_cast<pid_t>(copy.key.stack.tgid));
+  pgmt_stack stack{};
+  UnwoundStack unwound;
+  if (!prove(copy.key.stack, target, stack)) {
+    unwound = unwind(copy, target);
+    stack = stack_of(unwound);
+  }
   auto key = copy.key;
   key.stack.hash = hash_of(stack);
   if (bpf_map_update_elem(maps_.stacks_fd(), &key.stack, &stack, BPF_ANY)) {
     ++full_;
     key.stack.hash = 0;
+  } else {
+    make_known(copy, unwound, key.stack.hash);
   }
   count(key, copy.growth);
 }
 
-// The stack of frame pointers if that is right, else what the copy tells.
-pgmt_stack StackCopies::stack_of(const pgmt_stack_copy &copy)
+// A library may have been loaded a moment ago; once for all copies of a process that wait.
+bool StackCopies::look_again(const Symbolizer::Target &target)
 {
-  const auto target = target_of_(static_cast<pid_t>(copy.key.stack.tgid));
-  pgmt_stack walked{};
-  const bool known =
-      copy.key.stack.hash != 0 && !bpf_map_lookup_elem(maps_.stacks_fd(), &copy.key.stack, &walked);
-  if (known && walked.state != PGMT_STACK_BROKEN) {
-    const auto proven = symbols_.prove(target, addresses_of(walked));
-    if (proven.whole || proven.addresses == PGMT_STACK_FRAMES) {
-      walked.state = PGMT_STACK_PROVEN;
-      bpf_map_update_elem(maps_.stacks_fd(), &copy.key.stack, &walked, BPF_EXIST);
-      return walked;
-    }
-  }
-  auto unwound = unwind(copy, target);
-  // Where that failed too, a library may have been loaded a moment ago: the next copy tells.
-  if (known && unwound.state == PGMT_STACK_UNWOUND && walked.state != PGMT_STACK_BROKEN) {
-    walked.state = PGMT_STACK_BROKEN;
-    bpf_map_update_elem(maps_.stacks_fd(), &copy.key.stack, &walked, BPF_EXIST);
-  }
+  if (!looked_again_.insert(target.process).second)
+    return false;
+  symbols_.reread(target);
+  return true;
+}
+
+// Of a stack that frame pointers led to: is it right?  Tells the kernel half, if it is.
+bool StackCopies::prove(const pgmt_stack_key &key, const Symbolizer::Target &target,
+                        pgmt_stack &walked)
+{
+  if (key.hash == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &walked) != 0)
+    return false;
+  const auto taken = addresses_of(walked);
+  auto proven = symbols_.prove(target, taken);
+  if (!proven.mapped && look_again(target))
+    proven = symbols_.prove(target, taken);
+  const bool right = proven.whole || proven.addresses == PGMT_STACK_FRAMES;
+  const std::uint64_t state = right           ? PGMT_STACK_PROVEN
+                              : proven.mapped ? PGMT_STACK_BROKEN
+                                              : PGMT_STACK_UNCHECKED;
+  if (state != std::exchange(walked.state, state))
+    bpf_map_update_elem(maps_.stacks_fd(), &key, &walked, BPF_EXIST);
+  return right;
+}
+
+UnwoundStack StackCopies::unwind(const pgmt_stack_copy &copy, const Symbolizer::Target &target)
+{
+  const auto size = std::min<std::uint64_t>(copy.size, sizeof copy.stack);
+  const auto follow = [&] {
+    return symbols_.unwind(target, {copy.ip, copy.sp, copy.bp},
+                           std::as_bytes(std::span(copy.stack)).first(size));
+  };
+  auto unwound = follow();
+  if (unwound.end == StackEnd::no_rules && look_again(target))
+    unwound = follow();
+  truncated_ += unwound.end == StackEnd::truncated;
+  no_rules_ += unwound.end == StackEnd::no_rules;
+  cut_ += unwound.addresses.size() > PGMT_STACK_FRAMES;
   return unwound;
 }
 
-pgmt_stack StackCopies::unwind(const pgmt_stack_copy &copy, const Symbolizer::Target &target)
+pgmt_stack StackCopies::stack_of(const UnwoundStack &unwound)
 {
-  const auto size = std::min<std::uint64_t>(copy.size, sizeof copy.stack);
-  const auto unwound = symbols_.unwind(target, {copy.ip, copy.sp, copy.bp},
-                                       std::as_bytes(std::span(copy.stack)).first(size));
-  truncated_ += unwound.end == StackEnd::truncated;
-  no_rules_ += unwound.end == StackEnd::no_rules;
   pgmt_stack stack{};
   const auto frames = std::min<std::size_t>(unwound.addresses.size(), PGMT_STACK_FRAMES);
   std::copy_n(unwound.addresses.begin(), frames, std::begin(stack.ip));
-  cut_ += frames < unwound.addresses.size();
   const bool whole = unwound.end == StackEnd::complete && frames == unwound.addresses.size();
   stack.state = whole ? PGMT_STACK_UNWOUND : PGMT_STACK_UNWOUND_PART;
   return stack;
+}
+
+// The same return addresses in the same places are the same stack: each of them says how far away
+// the next one lies.  (Frames of variable size are the exception; there, too, all words would have
+// to be left over from the other stack.)
+void StackCopies::make_known(const pgmt_stack_copy &copy, const UnwoundStack &unwound,
+                             std::uint64_t hash)
+{
+  pgmt_known_stack known{.hash = hash};
+  const auto frames = std::min<std::size_t>(unwound.found_at.size(), PGMT_STACK_FRAMES);
+  if (frames == 0 || unwound.end == StackEnd::no_rules) // the next one may lead further
+    return;
+  for (std::size_t i = 0; i < frames; ++i) {
+    const auto word = (unwound.found_at[i] - copy.sp) / sizeof(std::uint64_t);
+    if (unwound.found_at[i] % sizeof(std::uint64_t) != 0 || word >= PGMT_STACK_BYTES)
+      return;
+    known.ip[i] = unwound.addresses[i + 1];
+    known.at[i] = static_cast<std::uint16_t>(word);
+  }
+  if (known_.size() >= maps_.options().stacks) { // a cache: what is needed comes again
+    bpf_hash::erase(maps_.known_stacks_fd(), known_);
+    known_.clear();
+  }
+  pgmt_stack_place place{copy.key.stack.tgid, copy.ip, copy.sp, 0};
+  pgmt_known_stack other{};
+  for (; place.way < PGMT_STACK_WAYS; ++place.way) {
+    if (bpf_map_lookup_elem(maps_.known_stacks_fd(), &place, &other) != 0)
+      break;
+    if (other.hash == hash)
+      return; // by a copy that waited beside this one
+  }
+  if (place.way < PGMT_STACK_WAYS)
+    known_.push_back(place);
+  else
+    place.way = hash % PGMT_STACK_WAYS;
+  bpf_map_update_elem(maps_.known_stacks_fd(), &place, &known, BPF_ANY);
 }
 
 // Keys of unwound stacks are ours alone: nobody adds to them meanwhile.

@@ -189,7 +189,10 @@ struct pgmt_stack {
 	__u64 state; /* enum pgmt_stack_state */
 };
 
-/* Hashes of stacks that the daemon unwound: each half counts under keys of its own. */
+/*
+ * In the hashes of stacks that the daemon unwound.  It counts under them; what the kernel half
+ * counts for the same stacks lacks this bit, so that each key has one writer.
+ */
 #define PGMT_HASH_UNWOUND (1ULL << 63)
 
 struct pgmt_stack_key {
@@ -227,6 +230,27 @@ struct pgmt_stack_copy {
 	__u64 bp;
 	__u64 size;		      /* bytes of stack that were copied */
 	__u8 stack[PGMT_STACK_BYTES]; /* from sp on */
+};
+
+/*
+ * A stack that was unwound once, by where it began: if the words where its return addresses were
+ * found still hold them, it is the same stack, and need not be copied again.  Several may
+ * begin alike.
+ */
+struct pgmt_stack_place {
+	__u64 tgid;
+	__u64 ip;
+	__u64 sp;
+	__u64 way; /* below PGMT_STACK_WAYS */
+};
+
+#define PGMT_STACK_WAYS 4
+
+struct pgmt_known_stack {
+	__u64 hash; /* of its stack, with PGMT_HASH_UNWOUND; the kernel half counts without that bit
+		     */
+	__u64 ip[PGMT_STACK_FRAMES]; /* return addresses; 0: the end */
+	__u16 at[PGMT_STACK_FRAMES]; /* in words from sp */
 };
 
 /* State of a running walk. */
@@ -325,6 +349,7 @@ struct pgmt_process {
 	struct pgmt_name name;
 	struct pgmt_stack stack;
 	__u64 copies_ns; /* copies of stacks are paid for until then */
+	struct pgmt_stack_place place;
 } __attribute__((aligned(64)));
 
 enum pgmt_event_type {
@@ -384,6 +409,8 @@ PGMT_ASSERT_SIZE(struct pgmt_name, 56);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);
 PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
 PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
+PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
+PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
 PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 96 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 64);

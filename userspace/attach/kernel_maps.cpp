@@ -35,7 +35,7 @@ std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &obj
 {
   auto &m = object.maps;
   return {m.processes, m.free_slots, m.contexts, m.events,  m.selection, m.selection_epoch,
-          m.losses,    m.tasks,      m.names,    m.growths, m.stacks,    m.stack_copies};
+          m.losses,    m.tasks,      m.names,    m.growths, m.stacks,    m.stack_copies, m.known_stacks};
 }
 
 KernelMaps::~KernelMaps()
@@ -65,6 +65,7 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.known_stacks, options_.stacks);
   err = err ? err : bpf_map__set_max_entries(object.maps.stack_copies, options_.copies_bytes);
   if (err)
     return Error{"size the BPF maps", -err};

@@ -72,7 +72,21 @@ void Symbolizer::remember(const Target &target)
   known(target.process, layout_of_postmaster(target));
 }
 
+void Symbolizer::reread(const Target &target)
+{
+  Known &entry = known(target.process, layout_of_postmaster(target));
+  refresh(target.process, entry, entry.layout);
+}
+
 void Symbolizer::forget(ProcessId process) { processes_.erase(process); }
+
+// What was known of a process that is gone stays.
+void Symbolizer::refresh(ProcessId process, Known &entry, const std::shared_ptr<Layout> &relative)
+{
+  entry.read_at = options_.clock();
+  if (auto layout = read(process, relative))
+    entry.layout = std::move(layout);
+}
 
 Symbolizer::Place Symbolizer::place_in(ProcessId process, const std::shared_ptr<Layout> &relative,
                                        std::uint64_t address)
@@ -82,12 +96,8 @@ Symbolizer::Place Symbolizer::place_in(ProcessId process, const std::shared_ptr<
     return entry.layout ? entry.layout->maps.region(address) : nullptr;
   };
   const auto *region = region_of();
-  const auto now = options_.clock();
-  if (region == nullptr && now - entry.read_at >= options_.reread_after_ns) {
-    entry.read_at = now;
-    // What was known of a process that is gone stays.
-    if (auto layout = read(process, entry.layout ? entry.layout : relative))
-      entry.layout = std::move(layout);
+  if (region == nullptr && options_.clock() - entry.read_at >= options_.reread_after_ns) {
+    refresh(process, entry, entry.layout ? entry.layout : relative);
     region = region_of();
   }
   return {entry.layout, region};
@@ -221,7 +231,7 @@ Symbolizer::Proven Symbolizer::prove(const Target &target, std::span<const std::
     if (link == Link::bottom)
       return {std::min(i + 2, addresses.size()), true};
     if (link == Link::unknown)
-      return {i + 1, false};
+      return {i + 1, false, code.has_value()};
   }
   return {addresses.size(), false};
 }

@@ -54,6 +54,8 @@ public:
 
   // Reads the mappings now, to know them when the process is gone.
   void remember(const Target &target);
+  // Reads them again, whenever that was last done.
+  void reread(const Target &target);
   void forget(ProcessId process);
 
   CodeAddress locate(const Target &target, std::uint64_t address, Kind kind);
@@ -77,6 +79,7 @@ public:
   struct Proven {
     std::size_t addresses = 0; // so many of the first ones
     bool whole = false;        // they lead to main()
+    bool mapped = true;        // false: there is no code at the last one
   };
   Proven prove(const Target &target, std::span<const std::uint64_t> addresses);
 
@@ -100,6 +103,7 @@ private:
   static CodeAddress locate(const Place &place, std::uint64_t address, Kind kind);
   Place place(const Target &target, std::uint64_t address);
   Place place_in(ProcessId process, const std::shared_ptr<Layout> &relative, std::uint64_t address);
+  void refresh(ProcessId process, Known &entry, const std::shared_ptr<Layout> &relative);
   std::shared_ptr<Layout> layout_of_postmaster(const Target &target);
   std::shared_ptr<Layout> read(ProcessId process, const std::shared_ptr<Layout> &relative) const;
   Known &known(ProcessId process, const std::shared_ptr<Layout> &relative);
