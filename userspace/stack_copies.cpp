@@ -57,7 +57,10 @@ int StackCopies::on_copy(void *self, void *copy, std::size_t size)
 // The stack of frame pointers if that is right, else what the copy tells.
 void StackCopies::take(const pgmt_stack_copy &copy)
 {
-  const auto target = target_of_(static_cast<pid_t>(copy.key.stack.tgid));
+  auto target = target_of_(static_cast<pid_t>(copy.key.stack.tgid));
+  if (target.process.start == 0) // it came since the last look at /proc
+    if (const auto stat = Proc().stat(target.process.pid))
+      target.process.start = stat->start;
   pgmt_stack stack{};
   UnwoundStack unwound;
   if (!prove(copy.key.stack, target, stack)) {

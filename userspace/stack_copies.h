@@ -32,6 +32,7 @@ namespace pgmemtrace {
 
 class StackCopies {
 public:
+  // Of a process that is not known yet: its start is 0.
   using TargetOf = std::function<Symbolizer::Target(pid_t)>;
 
   // Both must outlive it.

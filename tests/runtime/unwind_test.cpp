@@ -73,7 +73,8 @@ protected:
     const auto library = build_extension(cluster(), "call_chains.cpp", "chains" + flag + ".so",
                                          {"-O2", "-fno-optimize-sibling-calls", flag});
     auto session = cluster().connect();
-    for (const std::string function : {"leak_directly", "leak_in_callback", "leak_deeply"})
+    for (const std::string function :
+         {"leak_directly", "leak_two_ways", "leak_in_callback", "leak_deeply"})
       session.exec("CREATE OR REPLACE FUNCTION " + function + "(int) RETURNS void AS '" + library +
                    "' LANGUAGE C STRICT");
   }
@@ -127,6 +128,52 @@ TEST_P(UnwindTest, names_every_function_of_an_extension_in_order)
   }
   EXPECT_GE(blocks, 20u);
   EXPECT_TRUE(seen.losses.empty()) << testing::PrintToString(seen.losses);
+}
+
+// Once unwound, a stack is known by its return addresses: thousands of blocks lose none, and two
+// stacks that lie at the same place are not taken for one another.
+TEST_P(UnwindTest, tells_stacks_of_one_place_apart_however_often_they_come)
+{
+  auto recorder = start();
+  auto session = cluster().connect();
+  for (int i = 0; i < 4; ++i) { // what a new session does once, and the first of ours
+    session.exec("SELECT leak_two_ways(2)");
+    recorder->step();
+  }
+  session.exec("SELECT leak_two_ways(2000)");
+  const auto seen = chains_of(recorder->finish());
+  std::uint64_t by_first = 0, by_other = 0;
+  for (const auto &chain : seen.chains) {
+    if (calls_lead_through(chain, {"chains::second(unsigned long)", "chains::first(unsigned long)",
+                                   "leak_two_ways"}))
+      by_first += chain.blocks;
+    if (calls_lead_through(chain, {"chains::second(unsigned long)", "chains::other(unsigned long)",
+                                   "leak_two_ways"}))
+      by_other += chain.blocks;
+  }
+  EXPECT_EQ(by_first, 1004u);
+  EXPECT_EQ(by_other, 1004u + 1); // it came first, and made the context
+  EXPECT_TRUE(seen.losses.empty()) << testing::PrintToString(seen.losses);
+}
+
+// Whose stack cannot be told for want of room is counted all the same, and nobody is named for it.
+TEST_P(UnwindTest, counts_what_it_had_no_room_to_copy)
+{
+  auto recorder = start({.copies_bytes = 65536});
+  auto session = cluster().connect();
+  session.exec("SELECT leak_in_callback(500)");
+  const auto seen = chains_of(recorder->finish());
+  std::uint64_t blocks = 0, bytes = 0;
+  for (const auto &chain : seen.chains) {
+    blocks += chain.blocks;
+    bytes += chain.bytes;
+    const bool whole = std::ranges::find(chain.functions, "main") != chain.functions.end();
+    if (!whole && !chain.functions.empty()) {
+      EXPECT_EQ(chain.functions.back(), "[truncated]") << testing::PrintToString(chain.functions);
+    }
+  }
+  EXPECT_GE(blocks, 500u);
+  EXPECT_EQ(bytes, seen.grown);
 }
 
 // The C library keeps no frame pointers, wherever it comes from.
