@@ -116,6 +116,11 @@ UnwoundStack StackCopies::unwind(const pgmt_stack_copy &copy, const Symbolizer::
   auto unwound = follow();
   if (unwound.end == StackEnd::no_rules && look_again(target))
     unwound = follow();
+  if (const auto main = symbols_.depth_of_main(target, unwound.addresses)) {
+    unwound.addresses.resize(*main + 1);
+    unwound.found_at.resize(*main);
+    unwound.end = StackEnd::complete;
+  }
   truncated_ += unwound.end == StackEnd::truncated;
   no_rules_ += unwound.end == StackEnd::no_rules;
   cut_ += unwound.addresses.size() > PGMT_STACK_FRAMES;

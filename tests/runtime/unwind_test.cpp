@@ -15,7 +15,6 @@ namespace pgmemtrace::test {
 namespace {
 
 using testing::Contains;
-using testing::Not;
 
 constexpr std::uint64_t kBlock = 65536; // fixtures/call_chains.cpp
 
@@ -122,8 +121,7 @@ TEST_P(UnwindTest, names_every_function_of_an_extension_in_order)
                                    "chains::first(unsigned long)", "leak_directly"}))
         << testing::PrintToString(chain.functions);
     EXPECT_THAT(chain.functions, Contains("PostgresMain"));
-    EXPECT_THAT(chain.functions, Contains("main"));
-    EXPECT_THAT(chain.functions, Not(Contains("[truncated]")));
+    EXPECT_EQ(chain.functions.back(), "main");
     blocks += chain.blocks;
   }
   EXPECT_GE(blocks, 20u);
@@ -190,7 +188,7 @@ TEST_P(UnwindTest, names_who_called_a_library_that_calls_back)
     for (auto between = callback + 1; between != caller; ++between)
       EXPECT_TRUE(between->starts_with("libc.so") || between->find("sort") != std::string::npos)
           << *between;
-    EXPECT_THAT(chain.functions, Contains("main"));
+    EXPECT_EQ(chain.functions.back(), "main");
     blocks += chain.blocks;
   }
   EXPECT_GE(blocks, 20u);

@@ -120,16 +120,14 @@ Dwarf_CFI *Module::unwind_rules()
 
 Module::Link Module::find_frame_pointer(std::uint64_t address)
 {
+  if (const auto main = binary_.function("main");
+      main && address >= main->address && address - main->address < main->size)
+    return Link::bottom;
   Dwarf_Frame *rules = nullptr;
   if (unwind_rules() == nullptr || dwarf_cfi_addrframe(unwind_rules(), address, &rules) != 0)
     return Link::unknown;
   const std::unique_ptr<Dwarf_Frame, decltype(&std::free)> owned(rules, std::free);
-  if (!leads_to_caller(rules))
-    return Link::unknown;
-  // What calls main() is the C library's, which keeps none: no stack would ever be complete.
-  const auto main = binary_.function("main");
-  return main && address >= main->address && address - main->address < main->size ? Link::bottom
-                                                                                  : Link::caller;
+  return leads_to_caller(rules) ? Link::caller : Link::unknown;
 }
 
 Module::Link Module::frame_pointer(std::uint64_t address)

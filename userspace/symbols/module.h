@@ -40,7 +40,9 @@ public:
   Dwarf_CFI *unwind_rules();
 
   // Where a stack of frame pointers goes on from an instruction at a link-time address.
-  enum class Link : std::uint8_t { caller, unknown, bottom }; // bottom: main(), nobody matters
+  // bottom: main().  Who calls that is the C library, which keeps no frame pointers: of no
+  // interest, and a stack that led there would never be proven.
+  enum class Link : std::uint8_t { caller, unknown, bottom };
   Link frame_pointer(std::uint64_t address);
 
   // What the tables that were read so far hold, roughly.

@@ -220,20 +220,34 @@ UnwoundStack Symbolizer::unwind(const Target &target, const StackRegisters &regi
   return pgmemtrace::unwind(registers, stack, find_rules);
 }
 
+// nullopt: there is no code.
+std::optional<Module::Link>
+Symbolizer::link(const Target &target, std::span<const std::uint64_t> addresses, std::size_t i)
+{
+  const auto code = linked(target, addresses[i] - (i == 0 ? 0 : 1));
+  if (!code)
+    return std::nullopt;
+  return code->module ? code->module->frame_pointer(code->address) : Module::Link::unknown;
+}
+
 // Each frame vouches for the address behind it.
 Symbolizer::Proven Symbolizer::prove(const Target &target, std::span<const std::uint64_t> addresses)
 {
-  using Link = Module::Link;
   for (std::size_t i = 0; i < addresses.size(); ++i) {
-    const auto code = linked(target, addresses[i] - (i == 0 ? 0 : 1));
-    const auto link =
-        code && code->module ? code->module->frame_pointer(code->address) : Link::unknown;
-    if (link == Link::bottom)
-      return {std::min(i + 2, addresses.size()), true};
-    if (link == Link::unknown)
-      return {i + 1, false, code.has_value()};
+    const auto found = link(target, addresses, i);
+    if (found != Module::Link::caller)
+      return {i + 1, found == Module::Link::bottom, found.has_value()};
   }
   return {addresses.size(), false};
+}
+
+std::optional<std::size_t> Symbolizer::depth_of_main(const Target &target,
+                                                     std::span<const std::uint64_t> addresses)
+{
+  for (std::size_t i = 0; i < addresses.size(); ++i)
+    if (link(target, addresses, i) == Module::Link::bottom)
+      return i;
+  return std::nullopt;
 }
 
 } // namespace pgmemtrace

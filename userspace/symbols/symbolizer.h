@@ -82,6 +82,9 @@ public:
     bool mapped = true;        // false: there is no code at the last one
   };
   Proven prove(const Target &target, std::span<const std::uint64_t> addresses);
+  // Where in a stack main() is, behind which nothing is of interest.
+  std::optional<std::size_t> depth_of_main(const Target &target,
+                                           std::span<const std::uint64_t> addresses);
 
   std::size_t modules_open() const { return modules_.size(); }
 
@@ -112,6 +115,8 @@ private:
     std::uint64_t address = 0;      // link-time
   };
   std::optional<Linked> linked(const Target &target, std::uint64_t address);
+  std::optional<Module::Link> link(const Target &target, std::span<const std::uint64_t> addresses,
+                                   std::size_t i);
   std::shared_ptr<Module> module_at(const Target &target, const Place &place);
 
   Options options_;
