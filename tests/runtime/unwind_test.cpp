@@ -57,7 +57,8 @@ Recorded chains_of(const Recording &recording)
 // The functions of `wanted` are in the chain, each one called by the next.
 bool calls_lead_through(const Chain &chain, const std::vector<std::string> &wanted)
 {
-  return !std::ranges::search(chain.functions, wanted).empty();
+  return std::search(chain.functions.begin(), chain.functions.end(), wanted.begin(),
+                     wanted.end()) != chain.functions.end();
 }
 
 // Frames of the extension built with and without frame pointers.
