@@ -187,7 +187,7 @@ TEST_P(UnwindTest, names_who_called_a_library_that_calls_back)
     const auto caller = std::ranges::find(callback, chain.functions.end(), "leak_in_callback");
     ASSERT_NE(caller, chain.functions.end()) << testing::PrintToString(chain.functions);
     for (auto between = callback + 1; between != caller; ++between)
-      EXPECT_TRUE(between->starts_with("libc.so") || between->find("sort") != std::string::npos)
+      EXPECT_TRUE(between->starts_with("libc") || between->find("sort") != std::string::npos)
           << *between;
     EXPECT_EQ(chain.functions.back(), "main");
     blocks += chain.blocks;
