@@ -54,6 +54,11 @@ Recorded chains_of(const Recording &recording)
   return out;
 }
 
+const auto ends_with_main = testing::AllOf(
+    testing::Not(testing::IsEmpty()),
+    testing::ResultOf([](const std::vector<std::string> &f) { return f.empty() ? "" : f.back(); },
+                      "main"));
+
 // The functions of `wanted` are in the chain, each one called by the next.
 bool calls_lead_through(const Chain &chain, const std::vector<std::string> &wanted)
 {
@@ -122,7 +127,7 @@ TEST_P(UnwindTest, names_every_function_of_an_extension_in_order)
                                    "chains::first(unsigned long)", "leak_directly"}))
         << testing::PrintToString(chain.functions);
     EXPECT_THAT(chain.functions, Contains("PostgresMain"));
-    EXPECT_EQ(chain.functions.back(), "main");
+    EXPECT_THAT(chain.functions, ends_with_main);
     blocks += chain.blocks;
   }
   EXPECT_GE(blocks, 20u);
@@ -189,7 +194,7 @@ TEST_P(UnwindTest, names_who_called_a_library_that_calls_back)
     for (auto between = callback + 1; between != caller; ++between)
       EXPECT_TRUE(between->starts_with("libc") || between->find("sort") != std::string::npos)
           << *between;
-    EXPECT_EQ(chain.functions.back(), "main");
+    EXPECT_THAT(chain.functions, ends_with_main);
     blocks += chain.blocks;
   }
   EXPECT_GE(blocks, 20u);
