@@ -33,6 +33,9 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
+    // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
+    // without frame pointers sends 200 at once.
+    std::uint32_t copies_bytes = 4 << 20;
   };
 
   explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
@@ -59,6 +62,8 @@ public:
   int names_fd() const { return fds_[kNames]; }
   int growths_fd() const { return fds_[kGrowths]; }
   int stacks_fd() const { return fds_[kStacks]; }
+  int stack_copies_fd() const { return fds_[kStackCopies]; }
+  int known_stacks_fd() const { return fds_[kKnownStacks]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -83,6 +88,8 @@ private:
     kNames,
     kGrowths,
     kStacks,
+    kStackCopies,
+    kKnownStacks,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);

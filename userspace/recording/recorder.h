@@ -21,6 +21,7 @@
 #include "collect/block_reader.h"
 #include "collect/kernel_reader.h"
 #include "recording/recording.h"
+#include "stack_copies.h"
 #include "symbols/symbolizer.h"
 #include "util/result.h"
 
@@ -87,6 +88,7 @@ private:
   std::unique_ptr<KernelReader> reader_; // null until something is attached
   BlockReader blocks_;
   Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_; // as reader_
 
   Recording recording_;
   std::map<pid_t, Seen> seen_;
