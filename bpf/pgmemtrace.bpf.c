@@ -94,6 +94,8 @@ const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an e
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
 
+const volatile __u32 by_query = 0;   /* growth is attributed to statements */
+
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
 
@@ -785,6 +787,8 @@ static __noinline void capture_activity(struct pgmt_process *p)
 	copy_query(p, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));
 }
 
+#include "query.bpf.h"
+
 /* ---- events ---- */
 
 static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt_process *p,
@@ -898,6 +902,8 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	p->query_desc = 0;
 	p->nesting = 0;
 	p->phase = PGMT_PHASE_IDLE;
+	if (by_query)
+		note_activity(p);
 }
 
 /*
@@ -1073,3 +1079,4 @@ int process_exit(struct pt_regs *ctx)
 }
 
 #include "block.bpf.h"
+#include "malloc.bpf.h"

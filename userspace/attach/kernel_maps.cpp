@@ -35,7 +35,8 @@ std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &obj
 {
   auto &m = object.maps;
   return {m.processes, m.free_slots, m.contexts, m.events,  m.selection, m.selection_epoch,
-          m.losses,    m.tasks,      m.names,    m.growths, m.stacks};
+          m.losses,    m.tasks,      m.names,    m.growths, m.stacks,    m.queries,
+          m.heaps,     m.chunks,     m.sums};
 }
 
 KernelMaps::~KernelMaps()
@@ -65,6 +66,8 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.chunks, options_.chunks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.sums, options_.growths);
   if (err)
     return Error{"size the BPF maps", -err};
   return Ok{};
@@ -154,6 +157,15 @@ void KernelMaps::deselect(pid_t pid)
 {
   const auto key = static_cast<std::uint32_t>(pid);
   bpf_map_delete_elem(fds_[kSelection], &key);
+}
+
+Result<> KernelMaps::count_heap(pid_t pid)
+{
+  const auto key = static_cast<std::uint64_t>(pid);
+  const pgmt_heap nothing{};
+  if (bpf_map_update_elem(fds_[kHeaps], &key, &nothing, BPF_NOEXIST) && errno != EEXIST)
+    return Error{"count the heap of process " + std::to_string(pid), errno};
+  return Ok{};
 }
 
 } // namespace pgmemtrace

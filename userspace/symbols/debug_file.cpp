@@ -11,7 +11,7 @@
 #include <zlib.h>
 
 #include "symbols/debuginfod.h"
-#include "symbols/rooted_file.h"
+#include "attach/rooted_file.h"
 
 namespace pgmemtrace {
 

@@ -15,7 +15,7 @@
 #include "attach/proc.h"
 #include "symbols/module.h"
 #include "symbols/process_maps.h"
-#include "symbols/rooted_file.h"
+#include "attach/rooted_file.h"
 
 namespace pgmemtrace {
 
