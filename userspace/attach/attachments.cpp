@@ -186,6 +186,13 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
 
 // ---- level malloc ----
 
+std::span<const HeapLibrary> Attachments::heap_libraries(pid_t postmaster) const
+{
+  const auto found = heap_libraries_.find(postmaster);
+  return found == heap_libraries_.end() ? std::span<const HeapLibrary>()
+                                        : std::span<const HeapLibrary>(found->second);
+}
+
 Result<> Attachments::attach_heap(const ServerProcess &process, const ServerList &servers)
 {
   auto *attachment = find(process.binary);

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,8 @@ public:
   // nullptr: this binary is watched by the sweep alone.
   Attachment *find(const Binary *binary) const;
   const std::vector<std::unique_ptr<Attachment>> &all() const { return attached_; }
+  // Level malloc, of a server's processes; empty: nothing is attached there.
+  std::span<const HeapLibrary> heap_libraries(pid_t postmaster) const;
 
 private:
   Result<> attach(const Binary &binary, const ServerList &servers);

@@ -115,6 +115,8 @@ KernelMaps::Losses KernelMaps::losses() const
       {PGMT_LOSS_WALK_BOUND, "walk_bound"},     {PGMT_LOSS_BLOCKS_UNSEEN, "blocks_unseen"},
       {PGMT_LOSS_GROWTHS_FULL, "growths_full"}, {PGMT_LOSS_STACKS_FULL, "stacks_full"},
       {PGMT_LOSS_STACK, "stack_not_captured"},  {PGMT_LOSS_STACK_CUT, "stack_cut"},
+      {PGMT_LOSS_QUERIES_FULL, "queries_full"}, {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},
+      {PGMT_LOSS_HEAP_CALL, "heap_call"},       {PGMT_LOSS_HEAP_STALE, "heap_stale"},
   };
   constexpr std::pair<pgmt_loss, const char *> kUnreadable[] = {
       {PGMT_LOSS_READ_ROOT, "root"},

@@ -227,8 +227,10 @@ Result<> Probes::set_level(Level level)
       }
     links_.emplace(probe, std::move(links));
   }
-  if (level == Level::sweep)
+  if (level == Level::sweep) {
     transaction_links_.clear();
+    heap_links_.clear();
+  }
   if (level >= Level::block)
     block_links_.clear(); // each hit counts once
   if (level < Level::statement) {
