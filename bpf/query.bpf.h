@@ -99,9 +99,11 @@ static __always_inline void note_activity(struct pgmt_process *p)
 
 /*
  * Executor and utility statements are known.  What is parsed, planned or sent is what
- * pg_stat_activity shows, if that has changed since the last settle.
+ * pg_stat_activity shows, if that has changed since the last settle, or since
+ * the probes came.  A global function: the
+ * verifier looks at it once, and not for every way that leads here.
  */
-static __noinline __u64 asking(struct pgmt_process *p)
+__noinline __u64 asking(struct pgmt_process *p)
 {
 	__u64 entry = 0, stamp;
 	bool statement;
@@ -113,10 +115,11 @@ static __noinline __u64 asking(struct pgmt_process *p)
 		stamp = p->statements << 1 | 1;
 	} else {
 		entry = backend_status(p);
-		if (!entry || !p->settled_activity)
+		if (!entry)
 			return PGMT_QUERY_NONE;
 		stamp = activity_start(entry);
-		if (stamp + 1 == p->settled_activity)
+		if (p->settled_activity ? stamp + 1 == p->settled_activity :
+					  stamp < statements_since)
 			return PGMT_QUERY_NONE;
 		stamp <<= 1;
 	}

@@ -207,9 +207,9 @@ Result<> Attachments::attach_heap(const ServerProcess &process, const ServerList
       return found.error();
     libraries = heap_libraries_.emplace(server->first, std::move(*found)).first;
   }
-  if (auto attached = attachment->probes.attach_heap(pid, libraries->second); !attached)
-    return attached.error();
-  return maps_.count_heap(pid);
+  if (auto counted = maps_.count_heap(pid); !counted)
+    return counted.error();
+  return attachment->probes.attach_heap(pid, libraries->second);
 }
 
 std::vector<Error> Attachments::follow_heaps(const ServerList &servers)

@@ -213,27 +213,30 @@ std::string Recorder::name_at(pid_t pid, std::uint64_t address) const
 
 std::string Recorder::asker_at(pid_t pid, std::uint64_t stack)
 {
-  const auto index = stack_of(pid, stack, false);
-  return index ? askers_[*index] : std::string();
+  auto &known = askers_[{pid, stack}];
+  if (known.empty())
+    known = asker_of(symbols_.frames(target_of(pid), growths_->stack(pid, stack)), heap_of(pid));
+  if (known == kUnmapped) // a library that was loaded a moment ago is found at the next look
+    known.clear();
+  return known;
 }
 
 Heap Recorder::heap_of(pid_t pid)
 {
   Heap heap;
-  const auto *process = servers_.find_process(pid);
-  const auto *attachment = process ? attachments_.find(process->binary) : nullptr;
-  if (!attachment)
-    return heap; // it is gone: its stacks were looked at while it lived
-  for (const auto &library : attachments_.heap_libraries(process->identity.postmaster))
+  const auto server = servers_.servers().find(target_of(pid).postmaster.pid);
+  if (server == servers_.servers().end())
+    return heap;
+  for (const auto &library : attachments_.heap_libraries(server->first))
     heap.libraries.push_back(library.path);
-  heap.executable = process->binary->path;
-  auto code = context_code_.find(process->binary);
-  if (code == context_code_.end())
-    code = context_code_
-               .emplace(process->binary,
-                        ContextCode(*process->binary->elf, attachment->probes.plan()))
-               .first;
-  heap.contexts = &code->second;
+  const auto *binary = server->second.binary;
+  heap.executable = binary->path;
+  const auto *attachment = attachments_.find(binary);
+  auto code = context_code_.find(binary);
+  if (code == context_code_.end() && attachment)
+    code = context_code_.emplace(binary, ContextCode(*binary->elf, attachment->probes.plan())).first;
+  if (code != context_code_.end())
+    heap.contexts = &code->second;
   return heap;
 }
 
@@ -252,7 +255,11 @@ void Recorder::retire(pid_t pid)
 {
   keep_ended(take(pid));
   growths_->forget(pid);
-  stack_ids_.erase(stack_ids_.lower_bound({pid, 0}), stack_ids_.upper_bound({pid, UINT64_MAX}));
+  const auto erase_all = [pid](auto &stacks) {
+    stacks.erase(stacks.lower_bound({pid, 0}), stacks.upper_bound({pid, UINT64_MAX}));
+  };
+  erase_all(stack_ids_);
+  erase_all(askers_);
   if (reader_)
     reader_->forget(pid);
   if (const auto seen = seen_.find(pid); seen != seen_.end()) {
@@ -352,8 +359,6 @@ Recording::Process Recorder::take(pid_t pid)
     process.database = identity.database;
     process.user = identity.user;
   }
-  for (const auto &growth : growths_->growth(pid))
-    (void)stack_of(pid, growth.stack, true); // names at level malloc are told by stacks
   for (const auto &totals : growths_->names(pid)) {
     if (totals.gained == 0)
       continue; // it only returned what was there before
@@ -395,8 +400,6 @@ std::optional<std::uint32_t> Recorder::stack_of(pid_t pid, std::uint64_t id, boo
     return index = std::nullopt;
   }
   index = static_cast<std::uint32_t>(recording_.stacks.size());
-  if (options_.attachments.heap)
-    askers_.push_back(asker_of(frames, heap_of(pid)));
   recording_.stacks.push_back(stack);
   stacks_.emplace(std::move(stack), *index);
   return index;

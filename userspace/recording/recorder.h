@@ -98,7 +98,7 @@ private:
   std::map<std::vector<std::uint32_t>, std::uint32_t> stacks_;
   std::map<std::pair<CodeAddress, std::string>, std::uint32_t> frames_;
   std::map<std::string, std::uint32_t> names_;
-  std::vector<std::string> askers_; // of each stack, at level malloc
+  std::map<StackId, std::string> askers_; // level malloc, of processes that live; empty: not yet
   std::map<const Binary *, ContextCode> context_code_;
   std::map<std::uint64_t, std::uint32_t> queries_; // by fingerprint
   std::uint64_t stacks_refused_ = 0;
