@@ -42,7 +42,7 @@ struct {
 struct heap_call {
 	__u64 sp; /* stack pointer at the entry; 0: none is under way */
 	__u64 bytes;
-	__u64 old;   /* realloc's chunk; posix_memalign's place for the result */
+	__u64 old; /* realloc's chunk; posix_memalign's place for the result */
 	__u64 kind;
 	struct pgmt_context_key place;
 	struct pgmt_chunk chunk;
@@ -152,8 +152,7 @@ static __noinline struct pgmt_heap_sum *sum_of(struct heap_call *call)
 	return bpf_map_lookup_elem(&sums, &call->chunk.key);
 }
 
-static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *call,
-				      __u64 address)
+static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *call, __u64 address)
 {
 	struct pgmt_heap_sum *sum;
 	__s64 beyond;
@@ -187,7 +186,7 @@ static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *
 
 /* ---- the calls ---- */
 
-#define MAP_SHARED_OR_FILE(flags) (!((flags)&0x20) || !((flags)&0x02)) /* MAP_ANONYMOUS, _PRIVATE */
+#define PRIVATE_ANONYMOUS 0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */
 
 /* False: nothing that counts. */
 static __always_inline bool note_arguments(struct pt_regs *ctx, struct heap_call *call)
@@ -207,7 +206,7 @@ static __always_inline bool note_arguments(struct pt_regs *ctx, struct heap_call
 		call->bytes = PT_REGS_PARM3(ctx);
 		return true;
 	case PGMT_HEAP_MMAP:
-		return !MAP_SHARED_OR_FILE(PT_REGS_PARM4(ctx));
+		return (PT_REGS_PARM4(ctx) & PRIVATE_ANONYMOUS) == PRIVATE_ANONYMOUS;
 	default:
 		return true;
 	}

@@ -82,8 +82,8 @@ enum pgmt_loss {
 	PGMT_LOSS_STACK_CUT,	 /* ... was longer than PGMT_STACK_FRAMES */
 	PGMT_LOSS_QUERIES_FULL,	 /* a statement was counted as one of the others */
 	PGMT_LOSS_CHUNKS_FULL,	 /* level malloc: a chunk was not kept, and is not counted */
-	PGMT_LOSS_HEAP_CALL,	 /* ... a call of malloc never returned, or was of an unknown kind */
-	PGMT_LOSS_HEAP_STALE,	 /* ... a chunk was gone without its free being seen */
+	PGMT_LOSS_HEAP_CALL,  /* ... a call of malloc never returned, or was of an unknown kind */
+	PGMT_LOSS_HEAP_STALE, /* ... a chunk was gone without its free being seen */
 	PGMT_LOSSES,
 };
 
@@ -345,8 +345,8 @@ struct pgmt_process {
 	char query[PGMT_QUERY_LEN];
 
 	/* when growth is attributed to statements */
-	__u64 asking;	    /* key of the queries map of the one that was asked for last ... */
-	__u64 asking_stamp; /* ... and which one that was */
+	__u64 asking;		/* key of the queries map of the one that was asked for last ... */
+	__u64 asking_stamp;	/* ... and which one that was */
 	__u64 settled_activity; /* st_activity_start_timestamp at settle, plus one; 0: not known */
 
 	/* sampled run time of the programs in this process, walks not included */

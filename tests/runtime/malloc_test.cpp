@@ -67,8 +67,7 @@ std::map<std::string, std::int64_t> live_by_function(const json &report)
     if (one["module"] != kModule)
       continue;
     for (const auto &frame : one["stack"])
-      if (frame["module"].is_string() &&
-          frame["module"].get<std::string>().ends_with(kModule)) {
+      if (frame["module"].is_string() && frame["module"].get<std::string>().ends_with(kModule)) {
         out[frame["function"]] += one["live_bytes"].get<std::int64_t>();
         break;
       }
@@ -85,8 +84,8 @@ TEST_F(MallocTest, every_way_of_taking_memory_is_counted_by_library_and_stack)
   auto daemon = record(session.backend_pid(), {"--level", "malloc"});
   std::map<std::string, std::int64_t> expected;
   int count = 1;
-  for (const std::string call : {"malloc", "calloc", "realloc", "reallocarray", "aligned_alloc",
-                                 "posix_memalign", "mmap"}) {
+  for (const std::string call :
+       {"malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign", "mmap"}) {
     hold(session, call, count);
     expected["by_" + call] = std::int64_t{count++} * 4096;
   }
@@ -294,12 +293,8 @@ TEST_F(MallocTest, ids_are_those_of_the_server)
   auto daemon = record(session.backend_pid(), {"--level", "malloc", "--by-query"});
   hold(session, "malloc", 1);
   EXPECT_EQ(daemon->stop(), 0);
-  const auto explained = session.value(
-      "EXPLAIN (VERBOSE, FORMAT JSON) SELECT hold_chunks('malloc', 1, 4096)");
-  // The whole plan is one value, in lines.
-  const auto rows = session.exec(
-      "EXPLAIN (VERBOSE, FORMAT JSON) SELECT hold_chunks('malloc', 1, 4096)");
-  const auto plan = json::parse(rows.at(0).at(0));
+  const auto plan = json::parse(
+      session.value("EXPLAIN (VERBOSE, FORMAT JSON) SELECT hold_chunks('malloc', 1, 4096)"));
   const auto report = report_as_json({"--by-query", "--module", kModule});
   const auto found = named(report["queries"], "SELECT hold_chunks(?, ?, ?)");
   ASSERT_TRUE(found) << report["queries"];

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// heap_functions_test.cpp - where malloc is probed, in C libraries as they are shipped; and who asked.
+// heap_functions_test.cpp - where malloc is probed, in C libraries as they are shipped; and who
+// asked.
 #include <filesystem>
 #include <map>
 

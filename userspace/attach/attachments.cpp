@@ -225,8 +225,7 @@ std::vector<Error> Attachments::follow_heaps(const ServerList &servers)
         errors.push_back({fmt::format("level malloc: of more than {} processes at a time, those "
                                       "that come last are not recorded",
                                       kMaxHeaps),
-                          0,
-                          "--pid with the processes that matter"});
+                          0, "--pid with the processes that matter"});
       break;
     }
     auto attached = attach_heap(process, servers);

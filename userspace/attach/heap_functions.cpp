@@ -77,8 +77,8 @@ std::optional<HeapFunction> place(const ElfFile &library, const Known &known)
   auto placed = place_probe(library.machine(), code, symbol->address, known.arguments_read);
   if (!placed)
     return std::nullopt;
-  if (out.returns() && !return_address_is_in_place(library.machine(), code, symbol->address,
-                                                   placed->displacement)) {
+  if (out.returns() &&
+      !return_address_is_in_place(library.machine(), code, symbol->address, placed->displacement)) {
     placed->displacement = 0;
     placed->emulated = false;
   }
@@ -124,9 +124,8 @@ Result<Provider> provider_of(const char *function, pid_t pid, const ElfFile &elf
     return one.executable && one.inode != 0 && *address >= one.start && *address < one.end;
   });
   if (mapping == mappings.end())
-    return Error{fmt::format("find {}: process {} has no file where it should be", function, pid),
-                 0,
-                 {}};
+    return Error{
+        fmt::format("find {}: process {} has no file where it should be", function, pid), 0, {}};
   return Provider{*mapping, *address - mapping->start + mapping->offset};
 }
 
@@ -144,10 +143,8 @@ Result<HeapLibrary> library_of(pid_t pid, const Provider &provider, const char *
     return elf.error();
   const auto symbol = elf->function(function);
   if (!symbol || elf->file_offset(symbol->address) != provider.file_offset)
-    return Error{fmt::format("{}: calls of {} lead to something else in it", mapping.path,
-                             function),
-                 0,
-                 {}};
+    return Error{
+        fmt::format("{}: calls of {} lead to something else in it", mapping.path, function), 0, {}};
   auto functions = heap_functions_of(*elf, family);
   elf->drop_bytes();
   return HeapLibrary{mapping.path, std::move(*file), std::move(functions)};

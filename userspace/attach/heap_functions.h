@@ -39,8 +39,8 @@ struct HeapLibrary {
   std::vector<HeapFunction> functions;
 };
 
-// `elf`: the executable of the process.  Error: it has a malloc of its own, or its library cannot be
-// read or probed; ESRCH: it is gone.
+// `elf`: the executable of the process.  Error: it has a malloc of its own, or its library cannot
+// be read or probed; ESRCH: it is gone.
 Result<std::vector<HeapLibrary>> find_heap_functions(pid_t pid, const ElfFile &elf,
                                                      std::uint64_t load_bias,
                                                      const Proc &proc = Proc());

@@ -34,9 +34,9 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes, m.free_slots, m.contexts, m.events,  m.selection, m.selection_epoch,
-          m.losses,    m.tasks,      m.names,    m.growths, m.stacks,    m.queries,
-          m.heaps,     m.chunks,     m.sums};
+  return {m.processes,       m.free_slots, m.contexts, m.events, m.selection,
+          m.selection_epoch, m.losses,     m.tasks,    m.names,  m.growths,
+          m.stacks,          m.queries,    m.heaps,    m.chunks, m.sums};
 }
 
 KernelMaps::~KernelMaps()

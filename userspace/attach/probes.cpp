@@ -128,8 +128,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
       std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS,
                   knobs.argument_registers[site.probe]);
   fill_sites(knobs.sites, plan, binary.layout);
-  if (!options.uprobe_multi)
-  {
+  if (!options.uprobe_multi) {
     bpf_program *program = nullptr;
     bpf_object__for_each_program(program, object->obj)
         bpf_program__set_expected_attach_type(program, bpf_attach_type{});
@@ -152,9 +151,7 @@ Result<> Probes::link(const Target &target, pid_t pid, std::vector<Link> &into) 
 {
   if (target.offsets.empty())
     return Ok{};
-  const auto failed = [&] {
-    return Error{fmt::format("attach the {} probe", target.name), errno};
-  };
+  const auto failed = [&] { return Error{fmt::format("attach the {} probe", target.name), errno}; };
   if (options_.uprobe_multi) {
     bpf_uprobe_multi_opts multi{};
     multi.sz = sizeof(multi);
@@ -162,8 +159,7 @@ Result<> Probes::link(const Target &target, pid_t pid, std::vector<Link> &into) 
     multi.cookies = target.cookies.data();
     multi.cnt = target.offsets.size();
     multi.retprobe = target.at_return;
-    Link link(
-        bpf_program__attach_uprobe_multi(target.program, pid, target.path, nullptr, &multi));
+    Link link(bpf_program__attach_uprobe_multi(target.program, pid, target.path, nullptr, &multi));
     if (!link)
       return failed();
     into.push_back(std::move(link));
@@ -271,8 +267,7 @@ Result<> Probes::attach_heap(pid_t pid, const std::vector<HeapLibrary> &librarie
   for (const bool at_return : {true, false})
     for (const auto &library : libraries) {
       const auto path = library.file.path();
-      Target target{.program =
-                        at_return ? object_->progs.heap_return : object_->progs.heap_enter,
+      Target target{.program = at_return ? object_->progs.heap_return : object_->progs.heap_enter,
                     .name = at_return ? "malloc return" : "malloc",
                     .path = path.c_str(),
                     .at_return = at_return,

@@ -37,7 +37,8 @@ Result<> check(const ReportOptions &options, const Recording &recording)
     return Error{"--module: a recording of level block is by contexts", 0,
                  "--context shows one; `record --level malloc` tells libraries apart"};
   if (options.by_query && !recording.by_query)
-    return Error{"--by-query: the recording has no statements", 0, "`record --by-query` keeps them"};
+    return Error{"--by-query: the recording has no statements", 0,
+                 "`record --by-query` keeps them"};
   return Ok{};
 }
 
@@ -125,7 +126,8 @@ void add_report_command(CLI::App &app, int &exit_status)
                       "Level malloc: only what this library asked for, such as libxml2.so.2.9.14");
   command->add_flag("--by-query", options->by_query,
                     "By statement that asked, if it was recorded with --by-query");
-  command->add_option("--top", options->top, "Contexts, libraries or statements shown as text")->capture_default_str();
+  command->add_option("--top", options->top, "Contexts, libraries or statements shown as text")
+      ->capture_default_str();
   command->callback([options, &exit_status] { exit_status = run_report(*options); });
 }
 

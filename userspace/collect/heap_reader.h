@@ -27,8 +27,7 @@ public:
   // Name of what asked for memory by a stack of a process: "libxml2.so.2".
   using AskerOf = std::function<std::string(pid_t, std::uint64_t stack)>;
 
-  HeapReader(const KernelMaps &maps, AskerOf asker_of)
-      : maps_(maps), asker_of_(std::move(asker_of))
+  HeapReader(const KernelMaps &maps, AskerOf asker_of) : maps_(maps), asker_of_(std::move(asker_of))
   {
   }
 

@@ -42,10 +42,10 @@ std::string asker_of(const std::vector<Frame> &frames, const Heap &heap)
 {
   if (frames.empty())
     return {};
-  const auto asker = std::ranges::find_if(
-      frames, [&](const Frame &frame) { return !passes_on(frame, heap); });
+  const auto asker =
+      std::ranges::find_if(frames, [&](const Frame &frame) { return !passes_on(frame, heap); });
   if (asker == frames.end())
-    return file_name(frames.front().code.module);
+    return file_name(frames.back().code.module);
   if (heap.contexts && asker->code.module == heap.executable &&
       heap.contexts->holds(asker->code.offset))
     return kContextBlocks;

@@ -234,7 +234,8 @@ Heap Recorder::heap_of(pid_t pid)
   const auto *attachment = attachments_.find(binary);
   auto code = context_code_.find(binary);
   if (code == context_code_.end() && attachment)
-    code = context_code_.emplace(binary, ContextCode(*binary->elf, attachment->probes.plan())).first;
+    code =
+        context_code_.emplace(binary, ContextCode(*binary->elf, attachment->probes.plan())).first;
   if (code != context_code_.end())
     heap.contexts = &code->second;
   return heap;

@@ -92,9 +92,7 @@ Json to_json(const Recording::Sample &sample)
 
 Json to_json(const Recording::Query &query)
 {
-  return {{"id", query.id},
-          {"fingerprint", query.fingerprint},
-          {"text", valid_utf8(query.text)}};
+  return {{"id", query.id}, {"fingerprint", query.fingerprint}, {"text", valid_utf8(query.text)}};
 }
 
 template <typename T> Json all_to_json(const std::vector<T> &values)
@@ -156,9 +154,8 @@ Recording::Context context_from(const Json &json, const Counts &counts)
          .bytes = get<std::uint64_t>(one, "bytes"),
          .blocks = get<std::uint64_t>(one, "blocks"),
          .raised = get<std::uint64_t>(one, "raised"),
-         .returned = one.contains("returned")
-                         ? std::optional(get<std::uint64_t>(one, "returned"))
-                         : std::nullopt});
+         .returned = one.contains("returned") ? std::optional(get<std::uint64_t>(one, "returned"))
+                                              : std::nullopt});
   }
   return context;
 }
@@ -240,19 +237,19 @@ std::string pack(const Recording &recording)
   for (const auto &name : recording.names)
     names.push_back(valid_utf8(name));
   Json document{{"format", kFormat},
-                      {"version", kVersion},
-                      {"program", recording.program},
-                      {"host", valid_utf8(recording.host)},
-                      {"started_ms", recording.started_ms},
-                      {"duration_ms", recording.duration_ms},
-                      {"level", recording.level},
-                      {"losses", recording.losses},
-                      {"servers", std::move(servers)},
-                      {"frames", all_to_json(recording.frames)},
-                      {"stacks", recording.stacks},
-                      {"processes", all_to_json(recording.processes)},
-                      {"names", std::move(names)},
-                      {"samples", all_to_json(recording.samples)}};
+                {"version", kVersion},
+                {"program", recording.program},
+                {"host", valid_utf8(recording.host)},
+                {"started_ms", recording.started_ms},
+                {"duration_ms", recording.duration_ms},
+                {"level", recording.level},
+                {"losses", recording.losses},
+                {"servers", std::move(servers)},
+                {"frames", all_to_json(recording.frames)},
+                {"stacks", recording.stacks},
+                {"processes", all_to_json(recording.processes)},
+                {"names", std::move(names)},
+                {"samples", all_to_json(recording.samples)}};
   if (recording.by_query)
     document["queries"] = all_to_json(recording.queries);
   return gzip(document.dump() + "\n");

@@ -50,7 +50,7 @@ Json samples_of(const Recording &recording, const Profile &profile)
   const auto shown = [&](const std::string &name) {
     return profile.grouping == Grouping::query || // samples do not know them
            std::ranges::find(profile.contexts, name, &Profile::Context::name) !=
-           profile.contexts.end();
+               profile.contexts.end();
   };
   std::vector<bool> wanted;
   for (const auto &name : recording.names)

@@ -112,9 +112,9 @@ public:
   Groups(const Recording &recording, bool by_query, Builder &to)
       : recording_(recording), by_query_(by_query), to_(to)
   {
-    to_.profile_.grouping = by_query                             ? Grouping::query
+    to_.profile_.grouping = by_query                          ? Grouping::query
                             : recording.level == kLevelMalloc ? Grouping::module
-                                                                 : Grouping::context;
+                                                              : Grouping::context;
   }
 
   void add(const Recording::Context &context, const ByView &bytes)

@@ -57,7 +57,7 @@ struct Profile {
   // Contexts of one name, a library, a statement.
   struct Context {
     std::string name;
-    std::string query_id; // of a statement, as violations show it; empty: none
+    std::string query_id;  // of a statement, as violations show it; empty: none
     std::int64_t made = 0; // with fresh memory
     std::int64_t returned = 0;
     ByView bytes{};

@@ -95,8 +95,8 @@ private:
     std::int64_t left = 0;
     for (std::size_t i = top; i < profile_.contexts.size(); ++i)
       left += profile_.contexts[i].of(view_);
-    out_ += fmt::format("{} more: {}, {} {}; --top shows more of them\n",
-                        plural(profile_.grouping), profile_.contexts.size() - top, text(left), to_string(view_));
+    out_ += fmt::format("{} more: {}, {} {}; --top shows more of them\n", plural(profile_.grouping),
+                        profile_.contexts.size() - top, text(left), to_string(view_));
   }
 
   void line(std::int64_t bytes, std::size_t depth, const std::string &words)

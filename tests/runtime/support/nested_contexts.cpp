@@ -8,9 +8,9 @@ namespace pgmemtrace::test {
 
 void load_nested_contexts(const PostgresCluster &cluster, Session &session)
 {
-  load_server_module(cluster, session, "nested_contexts",
-                     {"nest_contexts(int, int, bigint) RETURNS void",
-                      "drop_nested(int) RETURNS void"});
+  load_server_module(
+      cluster, session, "nested_contexts",
+      {"nest_contexts(int, int, bigint) RETURNS void", "drop_nested(int) RETURNS void"});
 }
 
 } // namespace pgmemtrace::test

@@ -17,9 +17,9 @@ void load_server_module(const PostgresCluster &cluster, Session &session, const 
     headers = run_command({cluster.bin("pg_config"), "--includedir-server"}).out;
     headers.resize(headers.find_last_not_of('\n') + 1);
   }
-  const auto built = run_command({"gcc", "-O1", "-fno-omit-frame-pointer", "-shared", "-fPIC",
-                                  "-I" + headers, std::string(PGMT_RUNTIME_FIXTURES) + "/" + name +
-                                  ".c", "-o", library});
+  const auto built =
+      run_command({"gcc", "-O1", "-fno-omit-frame-pointer", "-shared", "-fPIC", "-I" + headers,
+                   std::string(PGMT_RUNTIME_FIXTURES) + "/" + name + ".c", "-o", library});
   ASSERT_EQ(built.status, 0) << built.err;
   std::filesystem::permissions(library, std::filesystem::perms(0755));
   const auto seen_by_server = "/" / library.lexically_relative(cluster.major().root);
