@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "attach/kernel_maps.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -67,7 +68,9 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
   err = err ? err : bpf_map__set_max_entries(object.maps.chunks, options_.chunks);
-  err = err ? err : bpf_map__set_max_entries(object.maps.sums, options_.growths);
+  err =
+      err ? err
+          : bpf_map__set_max_entries(object.maps.sums, std::min(options_.chunks, options_.growths));
   if (err)
     return Error{"size the BPF maps", -err};
   return Ok{};
