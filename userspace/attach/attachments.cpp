@@ -126,6 +126,12 @@ Result<> Attachments::start(const ServerList &servers,
   const auto errors = follow(servers, servers.everybody());
   if (options_.level != Level::sweep && attached_.empty() && !errors.empty())
     return errors.front();
+  if (options_.heap &&
+      std::ranges::none_of(
+          attached_,
+          [](const auto &attachment) { return attachment->probes.heaps_attached() > 0; }) &&
+      !errors.empty())
+    return errors.front();
   std::ranges::for_each(errors, warn);
   return Ok{};
 }

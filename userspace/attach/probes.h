@@ -61,6 +61,7 @@ public:
   // Level malloc for one process, until it is detached: bpf/malloc.bpf.h.
   Result<> attach_heap(pid_t pid, const std::vector<HeapLibrary> &libraries);
   void detach_heap(pid_t pid);
+  std::size_t heaps_attached() const { return heap_links_.size(); }
 
   // The xact boundary, for one process that never settles (walsender, background worker).
   Result<> attach_transactions(pid_t pid);
