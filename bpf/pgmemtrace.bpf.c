@@ -94,7 +94,7 @@ const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an e
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
 
-const volatile __u32 by_query = 0;   /* growth is attributed to statements */
+const volatile __u32 by_query = 0; /* growth is attributed to statements */
 
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
