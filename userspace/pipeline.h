@@ -27,6 +27,7 @@
 #include "rules/rule_set.h"
 #include "sinks/sink.h"
 #include "snapshot/snapshot.h"
+#include "stack_copies.h"
 #include "symbols/symbolizer.h"
 #include "util/result.h"
 
@@ -104,6 +105,7 @@ private:
   std::unique_ptr<KernelReader> reader_; // null at level sweep
   BlockReader blocks_;
   Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_; // null at level sweep
   Escalation escalation_;
   SweepSchedule schedule_;
   RuleSet rules_;

@@ -8,8 +8,8 @@
 
 #include <gmock/gmock.h>
 
+#include "support/extension.h"
 #include "support/recording_test.h"
-#include "support/server_module.h"
 
 namespace pgmemtrace::test {
 namespace {
@@ -30,10 +30,13 @@ protected:
   static Session session_with_module()
   {
     auto session = cluster().connect();
-    if (session.value("SELECT count(*) FROM pg_proc WHERE proname = 'hold_chunks'") == "0")
-      load_server_module(
-          cluster(), session, "heap_chunks",
-          {"hold_chunks(text, int, int) RETURNS int", "drop_chunks(int) RETURNS int"});
+    if (session.value("SELECT count(*) FROM pg_proc WHERE proname = 'hold_chunks'") == "0") {
+      const auto library = build_extension(cluster(), "heap_chunks.c", "heap_chunks.so",
+                                           {"-O1", "-fno-omit-frame-pointer"});
+      for (const std::string function : {"hold_chunks(text, int, int)", "drop_chunks(int)"})
+        session.exec("CREATE FUNCTION " + function + " RETURNS int AS '" + library +
+                     "' LANGUAGE C");
+    }
     hold(session, "malloc", 1);
     return session;
   }

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "attach/same_file.h"
+#include "symbols/frame_pointers.h"
 
 namespace pgmemtrace {
 
@@ -78,6 +79,7 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
                           .record_all = options_.record_all,
                           .by_query = options_.by_query,
                           .heap = options_.heap,
+                          .frame_pointers = frame_pointers(*binary.elf).kept(),
                           .uprobe_multi = options_.uprobe_multi,
                           .postgres_btf = options_.postgres_btf};
   auto plan = plan_probes(*binary.elf);

@@ -35,9 +35,9 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes,       m.free_slots, m.contexts, m.events, m.selection,
-          m.selection_epoch, m.losses,     m.tasks,    m.names,  m.growths,
-          m.stacks,          m.queries,    m.heaps,    m.chunks, m.sums};
+  return {m.processes, m.free_slots, m.contexts, m.events,       m.selection,   m.selection_epoch,
+          m.losses,    m.tasks,      m.names,    m.growths,      m.stacks,      m.queries,
+          m.heaps,     m.chunks,     m.sums,     m.stack_copies, m.known_stacks};
 }
 
 KernelMaps::~KernelMaps()
@@ -71,6 +71,8 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err =
       err ? err
           : bpf_map__set_max_entries(object.maps.sums, std::min(options_.chunks, options_.growths));
+  err = err ? err : bpf_map__set_max_entries(object.maps.known_stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.stack_copies, options_.copies_bytes);
   if (err)
     return Error{"size the BPF maps", -err};
   return Ok{};
@@ -120,6 +122,7 @@ KernelMaps::Losses KernelMaps::losses() const
       {PGMT_LOSS_STACK, "stack_not_captured"},  {PGMT_LOSS_STACK_CUT, "stack_cut"},
       {PGMT_LOSS_QUERIES_FULL, "queries_full"}, {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},
       {PGMT_LOSS_HEAP_CALL, "heap_call"},       {PGMT_LOSS_HEAP_STALE, "heap_stale"},
+      {PGMT_LOSS_COPY_RATE, "stack_copy_rate"}, {PGMT_LOSS_COPIES_FULL, "stack_copies_full"},
   };
   constexpr std::pair<pgmt_loss, const char *> kUnreadable[] = {
       {PGMT_LOSS_READ_ROOT, "root"},

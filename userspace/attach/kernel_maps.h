@@ -34,6 +34,9 @@ public:
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
     std::uint32_t chunks = 1;               // level malloc; grows on demand
+    // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
+    // without frame pointers sends 200 at once.
+    std::uint32_t copies_bytes = 4 << 20;
   };
 
   explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
@@ -64,6 +67,8 @@ public:
   int heaps_fd() const { return fds_[kHeaps]; }
   int chunks_fd() const { return fds_[kChunks]; }
   int sums_fd() const { return fds_[kSums]; }
+  int stack_copies_fd() const { return fds_[kStackCopies]; }
+  int known_stacks_fd() const { return fds_[kKnownStacks]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -94,6 +99,8 @@ private:
     kHeaps,
     kChunks,
     kSums,
+    kStackCopies,
+    kKnownStacks,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);

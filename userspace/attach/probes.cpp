@@ -113,6 +113,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.by_query = options.by_query;
   for (bpf_program *program : {object->progs.heap_enter, object->progs.heap_return})
     bpf_program__set_autoload(program, options.heap);
+  knobs.no_frame_pointers = !options.frame_pointers;
   if (options.select_only)
     if (const auto task = task_struct_of_this_kernel()) {
       knobs.task_real_parent = task->real_parent;

@@ -65,17 +65,18 @@ std::vector<NameTotals> HeapReader::names(pid_t pid)
   return all;
 }
 
-// Where the kernel finds a function's caller itself, the caller is there twice: malloc.bpf.h.
-std::vector<std::uint64_t> HeapReader::stack(pid_t pid, std::uint64_t id) const
+// Where the kernel finds a function's caller itself, the caller is there twice: malloc.bpf.h.  That
+// the caller is right needs no proof; what frame pointers say above it gets none, as yet.
+pgmt_stack HeapReader::stack(pid_t pid, std::uint64_t id) const
 {
   const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
   pgmt_stack stack{};
   if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
     return {};
-  std::vector<std::uint64_t> addresses(std::begin(stack.ip), std::ranges::find(stack.ip, 0U));
-  if (addresses.size() > 2 && addresses[1] == addresses[2])
-    addresses.erase(addresses.begin() + 2);
-  return addresses;
+  if (stack.ip[1] == stack.ip[2])
+    *std::shift_left(stack.ip + 2, std::end(stack.ip), 1) = 0;
+  stack.state = PGMT_STACK_UNWOUND;
+  return stack;
 }
 
 void HeapReader::forget(pid_t pid)

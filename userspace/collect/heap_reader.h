@@ -35,7 +35,7 @@ public:
   std::vector<pid_t> processes() const override;
   std::vector<BlockGrowth> growth(pid_t pid) override;
   std::vector<NameTotals> names(pid_t pid) override;
-  std::vector<std::uint64_t> stack(pid_t pid, std::uint64_t id) const override;
+  pgmt_stack stack(pid_t pid, std::uint64_t id) const override;
   void forget(pid_t pid) override;
   std::uint64_t unmatched() const override;
 

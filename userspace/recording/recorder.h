@@ -22,6 +22,7 @@
 #include "collect/kernel_reader.h"
 #include "recording/asker.h"
 #include "recording/recording.h"
+#include "stack_copies.h"
 #include "symbols/symbolizer.h"
 #include "util/result.h"
 
@@ -91,6 +92,7 @@ private:
   std::unique_ptr<KernelReader> reader_; // null until something is attached
   std::unique_ptr<GrowthReader> growths_;
   Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_; // as reader_
 
   Recording recording_;
   std::map<pid_t, Seen> seen_;
