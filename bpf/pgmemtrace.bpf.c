@@ -93,8 +93,8 @@ const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
-const volatile __u32 no_frame_pointers = 0; /* the server was built without */
-const volatile __u64 copy_every_ns = 1000000; /* a stack, per process ... */
+const volatile __u32 no_frame_pointers = 0;	/* the server was built without */
+const volatile __u64 copy_every_ns = 1000000;	/* a stack, per process ... */
 const volatile __u64 copy_burst_ns = 256000000; /* ... and what it may be ahead of that */
 
 const volatile __u32 by_query = 0; /* growth is attributed to statements */
