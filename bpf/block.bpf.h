@@ -138,6 +138,7 @@ static __noinline void record_gain(struct pt_regs *ctx, struct pgmt_process *p,
 	}
 	p->growth_key.context = PGMT_CONTEXTS_ALL;
 	p->growth_key.name = name;
+	p->growth_key.query = by_query ? asking(p) : PGMT_QUERY_NONE;
 	p->growth.raised = beyond > 0 ? beyond : 0;
 	count_growth(ctx, p, bytes);
 }

@@ -60,6 +60,8 @@ public:
   // Name of the symbol whose address the dynamic linker puts into the pointer at an address
   // ("malloc"), mostly of another file; empty if none.  Lives as long as the file.
   std::string_view linked_at(std::uint64_t address) const;
+  // The first such pointer to `symbol`.
+  std::optional<std::uint64_t> pointer_to(std::string_view symbol) const;
   // Where a pointer in the file points, as a link-time address; nullopt if it is none.
   std::optional<std::uint64_t> pointer_at(std::uint64_t address) const;
   // All executable PT_LOAD bytes with their link-time address.

@@ -10,9 +10,9 @@
 #include <bpf/libbpf.h>
 
 #include "attach/identify.h"
+#include "attach/rooted_file.h"
 #include "attach/servers.h"
 #include "cli/commands.h"
-#include "symbols/rooted_file.h"
 
 namespace pgmemtrace {
 namespace {

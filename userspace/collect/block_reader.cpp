@@ -36,7 +36,8 @@ std::vector<BlockGrowth> BlockReader::growth(pid_t pid)
                    .bytes = growth.bytes,
                    .raised = growth.raised,
                    .blocks = growth.blocks,
-                   .stack = key.stack.hash});
+                   .stack = key.stack.hash,
+                   .query = key.query});
   return all;
 }
 
