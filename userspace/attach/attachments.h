@@ -28,7 +28,7 @@ public:
   struct Options {
     Level level = Level::statement;
     Selection selection;
-    bool record_all = false; // see Probes::Options
+    bool record_all = false; // see Probes::Options: record_all, record_calls
     bool uprobe_multi = true;
     std::string postgres_btf;
     Governor::Options governor; // `wanted` is taken from `level`

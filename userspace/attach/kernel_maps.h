@@ -33,6 +33,9 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
+    std::uint32_t calls = 131072;           // level alloc; all of these grow on demand
+    std::uint32_t lives = 262144;
+    std::uint32_t chunks = 1048576;
   };
 
   explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
@@ -59,6 +62,10 @@ public:
   int names_fd() const { return fds_[kNames]; }
   int growths_fd() const { return fds_[kGrowths]; }
   int stacks_fd() const { return fds_[kStacks]; }
+  int callers_fd() const { return fds_[kCallers]; }
+  int helds_fd() const { return fds_[kHelds]; }
+  int lives_fd() const { return fds_[kLives]; }
+  int chunks_fd() const { return fds_[kChunks]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -83,6 +90,10 @@ private:
     kNames,
     kGrowths,
     kStacks,
+    kCallers,
+    kHelds,
+    kLives,
+    kChunks,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);

@@ -35,9 +35,10 @@ public:
     // Attach to these processes alone, and spare all others the traps; empty: to every
     // process of the binary.
     std::vector<pid_t> only_pids;
-    bool record_all = false;  // level block: every block's stack, see bpf/block.bpf.h
-    bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)
-    std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
+    bool record_all = false;   // level block: every block's stack, see bpf/block.bpf.h
+    bool record_calls = false; // level alloc: every context is tracked, see bpf/alloc.bpf.h
+    bool uprobe_multi = true;  // false: one perf event per site (kernels before 6.6)
+    std::string postgres_btf;  // --postgres-btf; empty: the built-in layout of the major
   };
 
   // Loads, attaches nothing.  Error: the verifier's or the kernel's reason.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// record.cpp - `pgmemtrace record`: every block that contexts gain, by call stack, to a file.
+// record.cpp - `pgmemtrace record`: what contexts gain, by call stack or by caller, to a file.
 //
 // The file's place is taken before anything is attached: who waited for a recording should not
 // learn at its end that it has nowhere to go.
@@ -37,6 +37,7 @@ struct RecordOptions {
 
 struct Parsed {
   Selection selection;
+  Level level = Level::block;
   std::chrono::nanoseconds duration{};
 };
 
@@ -47,9 +48,11 @@ Result<Parsed> parse(const RecordOptions &options)
   if (!selection)
     return selection.error();
   parsed.selection = std::move(*selection);
-  if (options.level != "block")
+  const auto level = level_from_string(options.level);
+  if (level != Level::block && level != Level::alloc)
     return Error{fmt::format("--level {}: nothing that can be recorded", options.level), 0,
-                 "block is, as yet"};
+                 "block or alloc"};
+  parsed.level = *level;
   const auto duration = duration_of("--duration", options.duration);
   if (!duration)
     return duration.error();
@@ -69,8 +72,9 @@ std::string summary(const Recording &recording, const std::string &file, std::si
                           recording.processes.size());
   if (ended > 0)
     text += fmt::format(", ended meanwhile: {}, their part is kept", ended);
-  text += fmt::format("; call stacks: {}\nwrote {}, {}\n", recording.stacks.size(), file,
-                      human_bytes(bytes));
+  text += fmt::format("; {}: {}\nwrote {}, {}\n",
+                      recording.level == "alloc" ? "callers" : "call stacks",
+                      recording.stacks.size(), file, human_bytes(bytes));
   for (const auto &[reason, count] : recording.losses)
     text += fmt::format("not seen: {} {}\n", reason, count);
   return text;
@@ -99,7 +103,7 @@ int run_record(const RecordOptions &options)
   if (!servers)
     return fail(servers.error());
   auto recorder = Recorder::start(std::move(*servers),
-                                  {.attachments = {.level = Level::block,
+                                  {.attachments = {.level = parsed->level,
                                                    .selection = parsed->selection,
                                                    .uprobe_multi = features.uprobe_multi,
                                                    .postgres_btf = options.choice.postgres_btf},
@@ -128,7 +132,10 @@ void add_record_command(CLI::App &app, int &exit_status)
   CLI::App *command =
       app.add_subcommand("record", "Record which code makes contexts grow, for `report`");
   add_choice(*command, options->choice, "record");
-  command->add_option("--level", options->level, "What is recorded: block")->capture_default_str();
+  command
+      ->add_option("--level", options->level,
+                   "What is recorded: block, what contexts gain from malloc; alloc, every request")
+      ->capture_default_str();
   command->add_option("--duration", options->duration, "End after this time, such as 1m")
       ->capture_default_str();
   command->add_option("-o,--output", options->output, "The file to write")->required();

@@ -59,6 +59,16 @@ void add(Recording::Context &to, const Recording::Allocation &one)
   same->bytes += one.bytes;
   same->blocks += one.blocks;
   same->raised += one.raised;
+  if (!one.requests)
+    return;
+  auto &sum = same->requests ? *same->requests : same->requests.emplace();
+  sum.allocs += one.requests->allocs;
+  sum.reallocs += one.requests->reallocs;
+  sum.frees += one.requests->frees;
+  sum.resets += one.requests->resets;
+  sum.deletes += one.requests->deletes;
+  sum.asked += one.requests->asked;
+  sum.live += one.requests->live;
 }
 
 void add(Recording::Process &to, const Recording::Process &one)
@@ -80,6 +90,7 @@ Recorder::Recorder(ServerList servers, Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
       attachments_(maps_, options_.attachments),
       blocks_(maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); }),
+      allocs_(maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}, .reread_after_ns = kRereadNs})
 {
   recording_.host = host_name();
@@ -157,8 +168,7 @@ void Recorder::follow(const ServerList::Changes &changes)
     know(process);
   if (changes.vanished.empty())
     return;
-  blocks_.refresh();
-  blocks_.refresh_names();
+  refresh_counts();
   for (const auto &gone : changes.vanished)
     retire(gone.pid);
 }
@@ -211,6 +221,7 @@ void Recorder::retire(pid_t pid)
 {
   keep_ended(take(pid));
   blocks_.forget(pid);
+  allocs_.forget(pid);
   stack_ids_.erase(stack_ids_.lower_bound({pid, 0}), stack_ids_.upper_bound({pid, UINT64_MAX}));
   if (reader_)
     reader_->forget(pid);
@@ -244,15 +255,44 @@ void Recorder::keep_ended(Recording::Process process)
 
 // ---- what they grew ----
 
+void Recorder::refresh_counts()
+{
+  blocks_.refresh_names();
+  if (by_requests())
+    allocs_.refresh();
+  else
+    blocks_.refresh();
+}
+
+std::set<std::uint64_t> Recorder::stacks_of(pid_t pid)
+{
+  std::set<std::uint64_t> ids;
+  if (by_requests())
+    for (const auto &calls : allocs_.calls(pid))
+      ids.insert(calls.caller);
+  else
+    for (const auto &growth : blocks_.growth(pid))
+      ids.insert(growth.stack);
+  return ids;
+}
+
+std::vector<Frame> Recorder::frames_of(pid_t pid, std::uint64_t id)
+{
+  if (!by_requests())
+    return symbols_.frames(target_of(pid), blocks_.stack(pid, id));
+  if (id == 0)
+    return {};
+  return symbols_.frames(target_of(pid), id, Symbolizer::Kind::return_address);
+}
+
 // Stacks are read as soon as they are there: their process may be gone at the next look.
 void Recorder::read(Time now)
 {
   read_ = now;
-  blocks_.refresh();
-  blocks_.refresh_names();
+  refresh_counts();
   for (const auto pid : blocks_.processes())
-    for (const auto &growth : blocks_.growth(pid))
-      (void)stack_of(pid, growth.stack, false);
+    for (const auto stack : stacks_of(pid))
+      (void)stack_of(pid, stack, false);
   if (ticks_++ % every_ == 0)
     sample(now);
   tidy(now);
@@ -268,6 +308,7 @@ void Recorder::tidy(Time now)
     return;
   tidied_ = now;
   reader_->tidy();
+  allocs_.tidy_chunks([&](pid_t pid) { return seen_.contains(pid) || Proc().stat(pid); });
 }
 
 void Recorder::sample(Time now)
@@ -321,19 +362,45 @@ Recording::Process Recorder::take(pid_t pid)
     context.returned += totals.returned;
     context.peak += totals.peak;
   }
-  for (const auto &growth : blocks_.growth(pid))
-    add(context_named(process, growth.name), {.stack = stack_of(pid, growth.stack, true),
-                                              .bytes = growth.bytes,
-                                              .blocks = growth.blocks,
-                                              .raised = growth.raised});
+  if (by_requests())
+    take_requests(pid, process);
+  else
+    take_blocks(pid, process);
   return process;
+}
+
+void Recorder::take_blocks(pid_t pid, Recording::Process &into)
+{
+  for (const auto &growth : blocks_.growth(pid))
+    add(context_named(into, growth.name), {.stack = stack_of(pid, growth.stack, true),
+                                           .bytes = growth.bytes,
+                                           .blocks = growth.blocks,
+                                           .raised = growth.raised,
+                                           .requests = std::nullopt});
+}
+
+void Recorder::take_requests(pid_t pid, Recording::Process &into)
+{
+  for (const auto &calls : allocs_.calls(pid))
+    add(context_named(into, calls.name),
+        {.stack = stack_of(pid, calls.caller, true),
+         .bytes = calls.taken,
+         .blocks = calls.allocs + calls.reallocs,
+         .raised = calls.raised,
+         .requests = Recording::Requests{.allocs = calls.allocs,
+                                         .reallocs = calls.reallocs,
+                                         .frees = calls.frees,
+                                         .resets = calls.resets,
+                                         .deletes = calls.deletes,
+                                         .asked = calls.asked + calls.reasked,
+                                         .live = calls.live_bytes}});
 }
 
 std::optional<std::uint32_t> Recorder::stack_of(pid_t pid, std::uint64_t id, bool last)
 {
   if (const auto known = stack_ids_.find({pid, id}); known != stack_ids_.end())
     return known->second;
-  const auto frames = symbols_.frames(target_of(pid), blocks_.stack(pid, id));
+  const auto frames = frames_of(pid, id);
   // A library that was loaded a moment ago is found at the next look.
   const bool complete = std::ranges::none_of(
       frames, [](const Frame &frame) { return frame.code.module == kUnmapped; });

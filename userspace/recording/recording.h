@@ -17,12 +17,21 @@
 namespace pgmemtrace {
 
 struct Recording {
+  // What one caller asked of contexts of one name, in calls and bytes.
+  struct Requests {
+    std::uint64_t allocs = 0, reallocs = 0, frees = 0, resets = 0, deletes = 0;
+    std::uint64_t asked = 0; // by allocs and reallocs, as they were called
+    std::uint64_t live = 0;  // bytes of its chunks that are still there, where that is known
+  };
+
   // What one call stack gave to contexts of one name.
   struct Allocation {
     std::optional<std::uint32_t> stack; // index; nothing: it was not captured
     std::uint64_t bytes = 0;
     std::uint64_t blocks = 0;
     std::uint64_t raised = 0; // of the bytes, those that made the contexts larger than before
+    // Level alloc, where `bytes` are those of chunks and `blocks` are requests.
+    std::optional<Requests> requests;
   };
 
   // All contexts of one name in one process, since the recording began.
@@ -62,7 +71,7 @@ struct Recording {
   std::string host;
   std::uint64_t started_ms = 0; // Unix time
   std::uint64_t duration_ms = 0;
-  std::string level; // "block"
+  std::string level; // "block", "alloc"
   std::map<std::string, std::uint64_t> losses;
   std::vector<Server> servers;
   std::vector<Process> processes;

@@ -45,14 +45,25 @@ Json to_json(const Frame &frame)
   return out;
 }
 
+Json to_json(const Recording::Requests &requests)
+{
+  return {{"allocs", requests.allocs}, {"reallocs", requests.reallocs}, {"frees", requests.frees},
+          {"resets", requests.resets}, {"deletes", requests.deletes},   {"asked", requests.asked},
+          {"live", requests.live}};
+}
+
 Json to_json(const Recording::Context &context)
 {
   Json allocations = Json::array();
-  for (const auto &one : context.allocations)
-    allocations.push_back({{"stack", one.stack ? Json(*one.stack) : Json(nullptr)},
-                           {"bytes", one.bytes},
-                           {"blocks", one.blocks},
-                           {"raised", one.raised}});
+  for (const auto &one : context.allocations) {
+    Json allocation{{"stack", one.stack ? Json(*one.stack) : Json(nullptr)},
+                    {"bytes", one.bytes},
+                    {"blocks", one.blocks},
+                    {"raised", one.raised}};
+    if (one.requests)
+      allocation["requests"] = to_json(*one.requests);
+    allocations.push_back(std::move(allocation));
+  }
   return {{"name", valid_utf8(context.name)},
           {"made", context.made},
           {"grown", context.grown},
@@ -119,6 +130,20 @@ Frame frame_from(const Json &json)
   return frame;
 }
 
+std::optional<Recording::Requests> requests_from(const Json &allocation)
+{
+  const auto found = allocation.find("requests");
+  if (found == allocation.end())
+    return std::nullopt;
+  return Recording::Requests{.allocs = get<std::uint64_t>(*found, "allocs"),
+                             .reallocs = get<std::uint64_t>(*found, "reallocs"),
+                             .frees = get<std::uint64_t>(*found, "frees"),
+                             .resets = get<std::uint64_t>(*found, "resets"),
+                             .deletes = get<std::uint64_t>(*found, "deletes"),
+                             .asked = get<std::uint64_t>(*found, "asked"),
+                             .live = get<std::uint64_t>(*found, "live")};
+}
+
 Recording::Context context_from(const Json &json, std::size_t stacks)
 {
   Recording::Context context{.name = get<std::string>(json, "name"),
@@ -133,7 +158,8 @@ Recording::Context context_from(const Json &json, std::size_t stacks)
         {.stack = stack.is_null() ? std::nullopt : std::optional(index_below(stack, stacks)),
          .bytes = get<std::uint64_t>(one, "bytes"),
          .blocks = get<std::uint64_t>(one, "blocks"),
-         .raised = get<std::uint64_t>(one, "raised")});
+         .raised = get<std::uint64_t>(one, "raised"),
+         .requests = requests_from(one)});
   }
   return context;
 }

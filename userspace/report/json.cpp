@@ -25,9 +25,9 @@ Json to_json(const Profile::Function &function)
           {"line", function.line ? Json(function.line) : Json(nullptr)}};
 }
 
-void add_bytes(Json &to, const ByView &bytes)
+void add_bytes(Json &to, const ByView &bytes, std::size_t views)
 {
-  for (std::size_t i = 0; i < kViews; ++i)
+  for (std::size_t i = 0; i < views; ++i)
     to[std::string(to_string(static_cast<View>(i))) + "_bytes"] = bytes[i];
 }
 
@@ -35,12 +35,13 @@ void add_bytes(Json &to, const ByView &bytes)
 
 std::string to_json(const Recording &recording, const Profile &profile, View view)
 {
+  const bool of_requests = profile.views == kViews;
   Json contexts = Json::array();
   for (const auto &context : profile.contexts) {
     Json one{{"name", valid_utf8(context.name)},
              {"contexts_made", context.made},
              {"returned_bytes", context.returned}};
-    add_bytes(one, context.bytes);
+    add_bytes(one, context.bytes, profile.views);
     contexts.push_back(std::move(one));
   }
   Json allocations = Json::array();
@@ -49,8 +50,10 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
     for (const auto function : entry.stack)
       stack.push_back(to_json(profile.functions[function]));
     Json one{{"context", valid_utf8(profile.contexts[entry.context].name)},
-             {"blocks", entry.blocks}};
-    add_bytes(one, entry.bytes);
+             {of_requests ? "requests" : "blocks", entry.blocks}};
+    if (of_requests)
+      one["frees"] = entry.frees;
+    add_bytes(one, entry.bytes, profile.views);
     one["stack"] = std::move(stack);
     allocations.push_back(std::move(one));
   }
@@ -70,7 +73,7 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
               {"difference", profile.is_difference},
               {"lost", recording.losses},
               {"processes", std::move(processes)}};
-  add_bytes(report, profile.total);
+  add_bytes(report, profile.total, profile.views);
   report["contexts"] = std::move(contexts);
   report["allocations"] = std::move(allocations);
   return report.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -13,7 +13,7 @@ namespace pgmemtrace {
 
 namespace {
 
-constexpr std::array<std::string_view, kViews> kNames{"grown", "live", "peak"};
+constexpr std::array<std::string_view, kViews> kNames{"grown", "live", "peak", "asked"};
 constexpr const char *kNoName = "(name not readable)";
 
 std::size_t at(View view) { return static_cast<std::size_t>(view); }
@@ -107,6 +107,9 @@ public:
     bytes_[at(View::live)] =
         std::max<std::int64_t>(0, signed_bytes(context.grown - context.returned));
     bytes_[at(View::peak)] = signed_bytes(context.peak);
+    for (const auto &one : context.allocations)
+      if (one.requests)
+        bytes_[at(View::asked)] += signed_bytes(one.requests->asked);
   }
 
   void add(const std::vector<std::vector<std::uint32_t>> &stacks)
@@ -123,16 +126,18 @@ public:
       raised.push_back(one.raised);
     const auto known = std::accumulate(raised.begin(), raised.end(), std::uint64_t{0});
     raised.push_back(context_.peak > known ? context_.peak - known : 0); // by nobody knows whom
-    const auto live = spread(bytes_[at(View::live)], raised);
+    const auto live = live_of(raised);
     ByView left = bytes_;
     for (std::size_t i = 0; i < context_.allocations.size(); ++i) {
       const auto &one = context_.allocations[i];
       if (!one.stack)
         continue;
       const ByView part{static_cast<std::int64_t>(one.bytes), live[i],
-                        static_cast<std::int64_t>(one.raised)};
+                        static_cast<std::int64_t>(one.raised),
+                        static_cast<std::int64_t>(one.requests ? one.requests->asked : 0)};
       auto &entry = to_.entry(index, stacks[*one.stack]);
       entry.blocks += static_cast<std::int64_t>(one.blocks);
+      entry.frees += static_cast<std::int64_t>(one.requests ? one.requests->frees : 0);
       for (std::size_t view = 0; view < kViews; ++view) {
         entry.bytes[view] += part[view];
         left[view] -= part[view];
@@ -147,6 +152,20 @@ public:
   }
 
 private:
+  // Known by caller, as far as it is; the rest goes by weight.
+  std::vector<std::int64_t> live_of(const std::vector<std::uint64_t> &raised) const
+  {
+    auto rest = bytes_[at(View::live)];
+    for (const auto &one : context_.allocations)
+      if (one.requests)
+        rest -= static_cast<std::int64_t>(one.requests->live);
+    auto live = spread(std::max<std::int64_t>(0, rest), raised);
+    for (std::size_t i = 0; i < context_.allocations.size(); ++i)
+      if (const auto &requests = context_.allocations[i].requests)
+        live[i] += static_cast<std::int64_t>(requests->live);
+    return live;
+  }
+
   const Recording::Context &context_;
   Builder &to_;
   ByView bytes_{};
@@ -208,6 +227,8 @@ std::vector<std::int64_t> spread(std::int64_t bytes, const std::vector<std::uint
 Profile make_profile(const Recording &recording, const ProfileOptions &options)
 {
   Builder builder;
+  if (recording.level == "alloc")
+    builder.profile_.views = kViews;
   std::vector<std::vector<std::uint32_t>> stacks;
   for (const auto &stack : recording.stacks) {
     auto &functions = stacks.emplace_back();
@@ -225,6 +246,7 @@ Profile difference(const Profile &now, const Profile &older, View view)
 {
   Builder builder;
   builder.profile_.is_difference = true;
+  builder.profile_.views = std::min(now.views, older.views);
   const auto add = [&](const Profile &profile, std::int64_t sign) {
     for (const auto &context : profile.contexts) {
       auto &sum = builder.context_at(builder.context(context.name));
@@ -239,6 +261,7 @@ Profile difference(const Profile &now, const Profile &older, View view)
         stack.push_back(builder.function(profile.functions[function]));
       auto &sum = builder.entry(builder.context(profile.contexts[entry.context].name), stack);
       sum.blocks += sign * entry.blocks;
+      sum.frees += sign * entry.frees;
       for (std::size_t i = 0; i < kViews; ++i)
         sum.bytes[i] += sign * entry.bytes[i];
     }

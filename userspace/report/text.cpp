@@ -32,10 +32,14 @@ public:
 
   void table(std::size_t top)
   {
-    out_ += fmt::format("{:>12} {:>12} {:>12} {:>12} {:>10}  context\n", "grown", "returned",
-                        "live", "peak", "made");
+    const bool asked = profile_.views == kViews;
+    out_ += fmt::format("{}{:>12} {:>12} {:>12} {:>12} {:>10}  context\n",
+                        asked ? fmt::format("{:>12} ", "asked") : "", "grown", "returned", "live",
+                        "peak", "made");
     for (std::size_t i = 0; i < std::min(top, profile_.contexts.size()); ++i) {
       const auto &context = profile_.contexts[i];
+      if (asked)
+        out_ += fmt::format("{:>12} ", text(context.of(View::asked)));
       out_ += fmt::format("{:>12} {:>12} {:>12} {:>12} {:>10}  {}\n", text(context.of(View::grown)),
                           text(context.returned), text(context.of(View::live)),
                           text(context.of(View::peak)), context.made,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// nested_contexts.cpp - see nested_contexts.h.
-#include "nested_contexts.h"
+// c_functions.cpp - see c_functions.h.
+#include "c_functions.h"
 
 #include <filesystem>
 
@@ -8,23 +8,24 @@
 
 namespace pgmemtrace::test {
 
-void load_nested_contexts(const PostgresCluster &cluster, Session &session)
+void load_c_functions(const PostgresCluster &cluster, Session &session, const std::string &name,
+                      const std::vector<std::string> &signatures)
 {
   // In the data directory: the server has to be able to read it.
-  const auto library = cluster.data_directory() / "nested_contexts.so";
+  const auto library = cluster.data_directory() / (name + ".so");
   std::string headers = cluster.major().server_headers();
   if (cluster.major().root == "/") { // maybe another build than Debian's
     headers = run_command({cluster.bin("pg_config"), "--includedir-server"}).out;
     headers.resize(headers.find_last_not_of('\n') + 1);
   }
   const auto built =
-      run_command({"gcc", "-O1", "-shared", "-fPIC", "-I" + headers,
-                   std::string(PGMT_RUNTIME_FIXTURES) + "/nested_contexts.c", "-o", library});
+      run_command({"gcc", "-O1", "-shared", "-fPIC", "-fno-omit-frame-pointer", "-I" + headers,
+                   std::string(PGMT_RUNTIME_FIXTURES) + "/" + name + ".c", "-o", library});
   ASSERT_EQ(built.status, 0) << built.err;
   std::filesystem::permissions(library, std::filesystem::perms(0755));
   const auto seen_by_server = "/" / library.lexically_relative(cluster.major().root);
-  for (const std::string function : {"nest_contexts(int, int, bigint)", "drop_nested(int)"})
-    session.exec("CREATE OR REPLACE FUNCTION " + function + " RETURNS void AS '" +
+  for (const std::string &signature : signatures)
+    session.exec("CREATE OR REPLACE FUNCTION " + signature + " RETURNS void AS '" +
                  seen_by_server.string() + "' LANGUAGE C");
 }
 
