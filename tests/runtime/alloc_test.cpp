@@ -2,6 +2,7 @@
 // alloc_test.cpp - level alloc on a live server: known requests are counted to the byte, by context
 // and by the function that asked.
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
@@ -303,6 +304,138 @@ TEST_F(AllocRunTest, a_healthy_session_is_silent)
       },
       std::chrono::seconds(90)));
   EXPECT_THAT(wrong_contexts(*daemon), testing::IsEmpty());
+}
+
+// ---- recordings ---------------------------------------------------------------------------
+
+class AllocRecordTest : public AllocTest {
+protected:
+  void SetUp() override
+  {
+    AllocTest::SetUp();
+    std::string folder = "/tmp/pgmt-alloc.XXXXXX";
+    folder_ = mkdtemp(folder.data());
+  }
+  void TearDown() override
+  {
+    AllocTest::TearDown();
+    std::filesystem::remove_all(folder_);
+  }
+
+  std::string file() const { return folder_ / "recording"; }
+
+  std::unique_ptr<Daemon> record(const Session &session) const
+  {
+    auto daemon = start_daemon({"record", "--pid", std::to_string(session.backend_pid()), "--level",
+                                "alloc", "--duration", "5m", "-o", file()});
+    EXPECT_TRUE(daemon && daemon->wait_for_line(
+                              [](const std::string &line) { return line.starts_with("recording"); },
+                              std::chrono::seconds(30), Daemon::Stream::err));
+    return daemon;
+  }
+
+  std::string report(std::vector<std::string> more) const
+  {
+    std::vector<std::string> argv{pgmemtrace_binary(), "report", file()};
+    argv.insert(argv.end(), more.begin(), more.end());
+    const auto result = run_command(argv);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return result.out;
+  }
+
+  // The entry of a function in a context, of a report as JSON.
+  static nlohmann::json entry(const nlohmann::json &report, const std::string &function,
+                              const std::string &context)
+  {
+    for (const auto &one : report["allocations"])
+      if (one["context"] == context && !one["stack"].empty() &&
+          one["stack"][0]["function"] == function)
+        return one;
+    return {};
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(AllocRecordTest, says_what_was_asked_for_and_what_is_left_of_it)
+{
+  auto session = connect();
+  session.exec("SELECT ask(1, 10, true), churn(1, 10), keep_contexts(1, 10)");
+  auto daemon = record(session);
+  session.exec("SELECT ask(300, 200, true)");
+  session.exec("SELECT keep_contexts(40, 100)");
+  session.exec("SELECT use_context(50, 100)");
+  session.exec("SELECT churn(256, 3000)");
+  session.exec("SELECT churn(256, 5000)");
+  EXPECT_EQ(daemon->stop(), 0);
+
+  const auto json = nlohmann::json::parse(report({"--format", "json", "--view", "asked"}));
+  EXPECT_TRUE(json["lost"].empty()) << json["lost"];
+  const auto asked = entry(json, "ask", "TopMemoryContext");
+  EXPECT_EQ(asked["requests"], 300);
+  EXPECT_EQ(asked["asked_bytes"], 300 * 200);
+  EXPECT_EQ(asked["grown_bytes"], 300 * 256);
+  EXPECT_EQ(asked["live_bytes"], 300 * 256);
+  EXPECT_EQ(entry(json, "keep_contexts", "kept requests")["live_bytes"], 40 * 128);
+  EXPECT_EQ(entry(json, "use_context", "requests")["asked_bytes"], 50 * 100);
+  EXPECT_EQ(entry(json, "use_context", "requests")["live_bytes"], 0);
+  const auto churned = entry(json, "churn", "TopMemoryContext");
+  EXPECT_EQ(churned["requests"], 512);
+  EXPECT_EQ(churned["frees"], 257); // one was there before
+  EXPECT_EQ(churned["live_bytes"], 256 * 8192);
+}
+
+TEST_F(AllocRecordTest, what_is_live_is_what_the_server_says)
+{
+  if (cluster().major().number < 14)
+    GTEST_SKIP() << "13 has no view of its contexts";
+  auto session = connect();
+  const auto held = [&](const std::string &column) {
+    return std::stoll(session.value("SELECT " + column +
+                                    " FROM pg_backend_memory_contexts "
+                                    "WHERE name = 'TopMemoryContext'"));
+  };
+  for (const char *column : {"used_bytes", "total_nblocks", "used_bytes"}) // warm
+    held(column);
+  session.exec("SELECT ask(1, 10, true)");
+  const auto used = held("used_bytes"), blocks = held("total_nblocks");
+  auto daemon = record(session);
+  session.exec("SELECT ask(1000, 200, true)");
+  session.exec("SELECT ask(5, 30000, true)");
+  session.exec("SELECT churn(100, 700)");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto more_used = held("used_bytes") - used, more_blocks = held("total_nblocks") - blocks;
+  const auto json = nlohmann::json::parse(
+      report({"--format", "json", "--context", "TopMemoryContext", "--view", "live"}));
+  ASSERT_EQ(json["contexts"].size(), 1u);
+  // Each chunk and each block has a header; a block's end may be too small for a chunk.
+  const long long chunk_header = cluster().major().number < 16 ? 16 : 8;
+  const long long headers = 1105 * chunk_header + 40 * more_blocks;
+  const auto live = json["contexts"][0]["live_bytes"].get<long long>();
+  EXPECT_GE(more_used, live + headers);
+  EXPECT_LE(more_used, live + headers + 16 * more_blocks);
+}
+
+TEST_F(AllocRecordTest, every_format_is_readable)
+{
+  auto session = connect();
+  auto daemon = record(session);
+  session.exec("SELECT ask(3000, 100, true)"); // 128 each, and their headers
+  session.exec("SELECT 1");
+  EXPECT_EQ(daemon->stop(), 0);
+  EXPECT_THAT(report({}), testing::AllOf(testing::HasSubstr("asked"), testing::HasSubstr("ask (")));
+  EXPECT_THAT(report({"--format", "folded", "--view", "asked"}),
+              testing::HasSubstr("TopMemoryContext;ask 300000"));
+  EXPECT_THAT(report({"--format", "html"}), testing::HasSubstr("\"asked\""));
+  EXPECT_FALSE(report({"--format", "pprof"}).empty());
+  const auto massif = report({"--format", "massif", "--context", "TopMemoryContext"});
+  const auto last = [&](const std::string &key) {
+    return std::stoll(massif.substr(massif.rfind(key) + key.size()));
+  };
+  // Other requests in that context are few.
+  EXPECT_GE(last("mem_heap_B="), 3000 * 95);
+  EXPECT_LT(last("mem_heap_B="), 3000 * 120);
+  EXPECT_GE(last("mem_heap_extra_B="), 3000 * (20 + 8));
 }
 
 } // namespace
