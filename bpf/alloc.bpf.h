@@ -103,10 +103,24 @@ static __always_inline bool read_chunk(struct pgmt_request *r,
 	return chunk_value_shift ? read_new_chunk(r, site) : read_old_chunk(r, site);
 }
 
-static __always_inline bool read_owner(struct pgmt_request *r,
-				       const volatile struct pgmt_method_site *site, __u32 size)
+/* Is it told who holds what in it? */
+static __always_inline bool is_tracked(struct pgmt_process *p, __u64 context)
 {
-	if (bpf_probe_read_user(r->set, size, (void *)r->context) ||
+	return record_calls || context == p->roots[PGMT_ROOT_TOP].context ||
+	       context == p->roots[PGMT_ROOT_CACHE].context ||
+	       context == p->roots[PGMT_ROOT_ERROR].context;
+}
+
+/* Of most contexts the header: each line of memory more is a cache miss on a busy server. */
+static __always_inline bool read_owner(struct pgmt_process *p, struct pgmt_request *r,
+				       const volatile struct pgmt_method_site *site)
+{
+	__u32 size = CONTEXT(name) + sizeof(r->name);
+
+	r->tracked = site->tracked && is_tracked(p, r->context);
+	if (r->tracked)
+		size = sizeof(r->set);
+	if (size > sizeof(r->set) || bpf_probe_read_user(r->set, size, (void *)r->context) ||
 	    (__u32)SET_WORD(r, CONTEXT(type)) != site->context_tag)
 		return false;
 	r->name = SET_WORD(r, CONTEXT(name));
@@ -152,7 +166,7 @@ static __noinline bool read_request(struct pt_regs *ctx, struct pgmt_process *p,
 	r->chunk = site->chunk_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->chunk_in);
 	r->size = site->size_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->size_in);
 	r->bytes = 0;
-	if ((r->chunk && !read_chunk(r, site)) || !read_owner(r, site, sizeof(r->set))) {
+	if ((r->chunk && !read_chunk(r, site)) || !read_owner(p, r, site)) {
 		lose(PGMT_LOSS_READ_CHUNK);
 		return false;
 	}
@@ -161,7 +175,7 @@ static __noinline bool read_request(struct pt_regs *ctx, struct pgmt_process *p,
 		lose(PGMT_LOSS_READ_CHUNK);
 		return false;
 	}
-	if (site->method == PGMT_METHOD_ALLOC)
+	if (r->tracked && site->method == PGMT_METHOD_ALLOC)
 		r->bytes = chunk_bytes(r, site);
 	return true;
 }
@@ -203,13 +217,6 @@ static __always_inline void count(struct pgmt_request *r,
 }
 
 /* ---- who holds what ---- */
-
-static __always_inline bool is_tracked(struct pgmt_process *p, __u64 context)
-{
-	return record_calls || context == p->roots[PGMT_ROOT_TOP].context ||
-	       context == p->roots[PGMT_ROOT_CACHE].context ||
-	       context == p->roots[PGMT_ROOT_ERROR].context;
-}
 
 static __always_inline struct pgmt_held *held_at(struct pgmt_process *p, __u64 context)
 {
@@ -609,7 +616,7 @@ int method_called(struct pt_regs *ctx)
 		calls = calls_of(p);
 		if (calls)
 			count(&p->request, site, calls);
-		if (site->tracked && is_tracked(p, p->request.context))
+		if (p->request.tracked)
 			track(ctx, p, site, caller);
 	}
 	finish(p, PGMT_PROBE_ALLOC);

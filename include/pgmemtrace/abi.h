@@ -315,7 +315,8 @@ struct pgmt_request {
 	__u64 bytes; /* of the chunk that comes of it, or is freed or resized */
 	__u64 now;
 	__u64 frame[2];
-	__u64 nested; /* inside another method: no request of its own */
+	__u32 nested; /* inside another method: no request of its own */
+	__u32 tracked; /* who holds what in its context is told */
 	__u64 set[26]; /* a context: as much as there is of AllocSetContext */
 	struct pgmt_call_key call_key;
 	struct pgmt_calls zero_calls;
