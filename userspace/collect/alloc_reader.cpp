@@ -142,20 +142,27 @@ void AllocReader::tidy_chunks(const std::function<bool(pid_t)> &alive)
     lives_used_ -= bpf_hash::erase(maps_.lives_fd(), ended);
   }
 
-  std::vector<pgmt_context_key> of_the_dead, ended;
+  std::unordered_map<pid_t, bool> lives; // asked once: chunks are many
+  const auto is_alive = [&](pid_t pid) {
+    const auto [known, unknown] = lives.try_emplace(pid);
+    if (unknown)
+      known->second = alive(pid);
+    return known->second;
+  };
+  std::vector<pgmt_context_key> of_the_dead, gone;
   chunks_used_ = 0;
   bpf_hash::for_each<pgmt_context_key, pgmt_chunk>(
       maps_.chunks_fd(), [&](const pgmt_context_key &key, const pgmt_chunk &chunk) {
         ++chunks_used_;
         const auto process = processes_.find(pid_of(key.tgid));
-        if (!alive(pid_of(key.tgid)))
+        if (!is_alive(pid_of(key.tgid)))
           of_the_dead.push_back(key);
         else if (process != processes_.end() &&
                  !is_current(process->second.helds, chunk.context, chunk.generation))
-          ended.push_back(key);
+          gone.push_back(key);
       });
   if (nearly_full(chunks_used_, maps_.options().chunks))
-    of_the_dead.insert(of_the_dead.end(), ended.begin(), ended.end());
+    of_the_dead.insert(of_the_dead.end(), gone.begin(), gone.end());
   chunks_used_ -= bpf_hash::erase(maps_.chunks_fd(), of_the_dead);
 }
 

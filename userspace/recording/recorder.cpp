@@ -18,6 +18,7 @@ using namespace std::chrono_literals;
 constexpr auto kReadEvery = 250ms;
 constexpr auto kTick = 50ms;
 constexpr auto kTidyEvery = 2s;
+constexpr auto kTidyChunksEvery = 10s;           // they may be a million
 constexpr std::uint64_t kRereadNs = 200'000'000; // mappings, where an address is in none
 
 std::string host_name()
@@ -308,6 +309,9 @@ void Recorder::tidy(Time now)
     return;
   tidied_ = now;
   reader_->tidy();
+  if (!by_requests() || now - tidied_chunks_ < kTidyChunksEvery)
+    return;
+  tidied_chunks_ = now;
   allocs_.tidy_chunks([&](pid_t pid) { return seen_.contains(pid) || Proc().stat(pid); });
 }
 

@@ -109,7 +109,7 @@ private:
   std::uint64_t stacks_refused_ = 0;
   std::size_t allocations_ = 0;         // of those that ended
   std::uint64_t every_ = 1, ticks_ = 0; // of the reads, which become a sample
-  Time began_{}, read_{}, followed_{}, tidied_{};
+  Time began_{}, read_{}, followed_{}, tidied_{}, tidied_chunks_{};
   bool newcomers_ = false; // the kernel half saw processes that we do not know yet
 };
 

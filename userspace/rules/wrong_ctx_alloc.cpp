@@ -59,9 +59,10 @@ private:
   std::optional<Finding> check_group(const ProcessHistory &history, std::size_t i) const
   {
     const ContextGroup &group = history.groups()[i];
-    const double beside = held_beside(history, i);
-    const auto grower = growing_caller(group, beside);
-    Trend trend = growth_of(group.points, limits_.min_bytes, beside);
+    const Beside beside = held_beside(history, i);
+    // Arrays for tables come in a few steps of one caller: no trend of its own.
+    const auto grower = growing_caller(group, beside.locks);
+    Trend trend = growth_of(group.points, limits_.min_bytes, beside.locks + beside.tables);
     if (!trend.growing && !grower)
       return std::nullopt;
     if (!trend.growing)
@@ -122,20 +123,24 @@ private:
     return trend;
   }
 
-  // What core keeps in TopMemoryContext for what it has in hash tables below.
-  static double held_beside(const ProcessHistory &history, std::size_t group)
+  // What core keeps in TopMemoryContext for what it has in hash tables below: for locks, which come
+  // one by one as long as a transaction takes them, and for tables.
+  struct Beside {
+    double locks = 0, tables = 0;
+  };
+  static Beside held_beside(const ProcessHistory &history, std::size_t group)
   {
+    Beside held;
     if (history.groups()[group].parent >= 0)
-      return 0;
-    double held = 0;
+      return held;
     for (const ContextGroup &g : history.groups()) {
       if (g.parent != 0)
         continue;
       const auto used = samples_of(g, Measure::used);
       if (g.name == "LOCALLOCK hash")
-        held += kTopBytesPerLockByte * floor_growth(used);
+        held.locks += kTopBytesPerLockByte * floor_growth(used);
       else if (g.name == "pgstat TabStatusArray lookup hash table" && !used.empty())
-        held +=
+        held.tables +=
             kTopBytesPerTableByte * std::ranges::max_element(used, {}, &TrendSample::value)->value;
     }
     return held;
