@@ -232,11 +232,11 @@ struct pgmt_method_site {
 	__u8 context_in; /* places of registers in struct pt_regs, in words; PGMT_NOWHERE: */
 	__u8 chunk_in;	 /* ... it has no such argument (of the context: the chunk tells) */
 	__u8 size_in;
-	__u8 tracked; /* so are all methods of its allocator: what is held can be known */
-	__u16 chunk_header; /* bytes before a chunk's payload */
-	__u16 block_header; /* ... before a block's first chunk */
-	__u16 owner_at;	    /* in a block: its context */
-	__u16 end_at;	    /* in a block: where it ends */
+	__u8 tracked;	     /* so are all methods of its allocator: what is held can be known */
+	__u16 chunk_header;  /* bytes before a chunk's payload */
+	__u16 block_header;  /* ... before a block's first chunk */
+	__u16 owner_at;	     /* in a block: its context */
+	__u16 end_at;	     /* in a block: where it ends */
 	__u16 chunk_size_at; /* in a context of Slab: what all its chunks have */
 };
 
@@ -256,8 +256,8 @@ struct pgmt_call_key {
 
 struct pgmt_calls {
 	__u64 count[8]; /* by enum pgmt_method */
-	__u64 asked;   /* bytes that alloc was asked for */
-	__u64 reasked; /* ... and realloc: the new sizes */
+	__u64 asked;	/* bytes that alloc was asked for */
+	__u64 reasked;	/* ... and realloc: the new sizes */
 	/* when recording */
 	__u64 taken;  /* bytes of the chunks that were made, without their headers */
 	__u64 raised; /* those of them that were more than ever before */
@@ -315,7 +315,7 @@ struct pgmt_request {
 	__u64 bytes; /* of the chunk that comes of it, or is freed or resized */
 	__u64 now;
 	__u64 frame[2];
-	__u32 nested; /* inside another method: no request of its own */
+	__u32 nested;  /* inside another method: no request of its own */
 	__u32 tracked; /* who holds what in its context is told */
 	__u64 set[26]; /* a context: as much as there is of AllocSetContext */
 	struct pgmt_call_key call_key;
