@@ -98,6 +98,9 @@ const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
+const volatile __u32 no_frame_pointers = 0; /* the server was built without */
+const volatile __u64 copy_every_ns = 1000000; /* a stack, per process ... */
+const volatile __u64 copy_burst_ns = 256000000; /* ... and what it may be ahead of that */
 
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
@@ -198,6 +201,20 @@ struct {
 	__type(key, struct pgmt_stack_key);
 	__type(value, struct pgmt_stack);
 } stacks SEC(".maps");
+
+/* struct pgmt_stack_copy: apart from `events`, which must not be lost for them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 * 1024 * 1024); /* resized by the daemon */
+} stack_copies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384); /* as stacks */
+	__type(key, struct pgmt_stack_place);
+	__type(value, struct pgmt_known_stack);
+} known_stacks SEC(".maps");
 
 /* Level alloc. */
 
@@ -1129,5 +1146,6 @@ int process_exit(struct pt_regs *ctx)
 	return 0;
 }
 
+#include "stack.bpf.h"
 #include "block.bpf.h"
 #include "alloc.bpf.h"

@@ -25,6 +25,7 @@
 #define PGMT_STACK_FRAMES 64
 #define PGMT_METHOD_SITES 32 /* of level alloc, per binary; a power of two */
 #define PGMT_PASSERS 32
+#define PGMT_STACK_BYTES 16384 /* of a stack that is copied to be unwound, at most */
 
 /* The programs, in the order of hits[] and of the metric label "probe". */
 enum pgmt_probe {
@@ -81,13 +82,15 @@ enum pgmt_loss {
 	PGMT_LOSS_BLOCKS_UNSEEN, /* a context's size had changed without a probe seeing it */
 	PGMT_LOSS_GROWTHS_FULL,	 /* the growths or the names map was full */
 	PGMT_LOSS_STACKS_FULL,	 /* the stacks map was full */
-	PGMT_LOSS_STACK,	 /* a call stack could not be captured */
+	PGMT_LOSS_STACK,	 /* a call stack could not be read */
 	PGMT_LOSS_STACK_CUT,	 /* ... was longer than PGMT_STACK_FRAMES */
 	PGMT_LOSS_READ_CHUNK,	 /* a chunk or its context could not be read, or is none */
 	PGMT_LOSS_READ_CALLER,	 /* who asked could not be read */
 	PGMT_LOSS_CALLS_FULL,	 /* the map of calls, of held contexts or of lives was full */
 	PGMT_LOSS_CHUNKS_FULL,	 /* the map of chunks was full */
 	PGMT_LOSS_CHUNK_UNKNOWN, /* a chunk was not where it was foretold */
+	PGMT_LOSS_COPY_RATE,	 /* ... had to be copied, and too many were just before */
+	PGMT_LOSS_COPIES_FULL,	 /* ... had to be copied, and the ring of copies was full */
 	PGMT_LOSSES,
 };
 
@@ -177,10 +180,28 @@ struct pgmt_name {
 	__s64 blocks; /* gained less returned */
 };
 
+/* What is known of a stack; the daemon finds it out. */
+enum pgmt_stack_state {
+	/* walked by frame pointers ... */
+	PGMT_STACK_UNCHECKED, /* ... and maybe wrong: code without them may be among it */
+	PGMT_STACK_PROVEN,    /* ... which all its code keeps */
+	PGMT_STACK_BROKEN,    /* ... which some of its code does not keep: wanted as a copy */
+	/* unwound by the daemon ... */
+	PGMT_STACK_UNWOUND,	 /* ... down to main() */
+	PGMT_STACK_UNWOUND_PART, /* ... as far as could be */
+};
+
 /* A call stack of a process, innermost first; 0: the end. */
 struct pgmt_stack {
 	__u64 ip[PGMT_STACK_FRAMES];
+	__u64 state; /* enum pgmt_stack_state */
 };
+
+/*
+ * In the hashes of stacks that the daemon unwound.  It counts under them; what the kernel half
+ * counts for the same stacks lacks this bit, so that each key has one writer.
+ */
+#define PGMT_HASH_UNWOUND (1ULL << 63)
 
 struct pgmt_stack_key {
 	__u64 tgid;
@@ -206,6 +227,38 @@ struct pgmt_growth {
 	__u64 raised; /* those that were more than ever before */
 	__u64 blocks;
 	__u64 last_ns;
+};
+
+/* Growth whose stack frame pointers do not tell, for the daemon to unwind and to count. */
+struct pgmt_stack_copy {
+	struct pgmt_growth_key key; /* stack.hash: of what frame pointers led to; 0: of nothing */
+	struct pgmt_growth growth;
+	__u64 ip;
+	__u64 sp;
+	__u64 bp;
+	__u64 size;		      /* bytes of stack that were copied */
+	__u8 stack[PGMT_STACK_BYTES]; /* from sp on */
+};
+
+/*
+ * A stack that was unwound once, by where it began: if the words where its return addresses were
+ * found still hold them, it is the same stack, and need not be copied again.  Several may
+ * begin alike.
+ */
+struct pgmt_stack_place {
+	__u64 tgid;
+	__u64 ip;
+	__u64 sp;
+	__u64 way; /* below PGMT_STACK_WAYS */
+};
+
+#define PGMT_STACK_WAYS 4
+
+struct pgmt_known_stack {
+	__u64 hash; /* of its stack, with PGMT_HASH_UNWOUND; the kernel half counts without that bit
+		     */
+	__u64 ip[PGMT_STACK_FRAMES]; /* return addresses; 0: the end */
+	__u16 at[PGMT_STACK_FRAMES]; /* in words from sp */
 };
 
 /* ---- level alloc ---- */
@@ -425,6 +478,8 @@ struct pgmt_process {
 	struct pgmt_name name;
 	struct pgmt_stack stack;
 	struct pgmt_request request;
+	__u64 copies_ns; /* copies of stacks are paid for until then */
+	struct pgmt_stack_place place;
 } __attribute__((aligned(64)));
 
 enum pgmt_event_type {
@@ -483,6 +538,10 @@ PGMT_ASSERT_SIZE(struct pgmt_site, 24);
 PGMT_ASSERT_SIZE(struct pgmt_name, 56);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);
 PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
+PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
+PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
+PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
+PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 96 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_SIZE(struct pgmt_method_site, 32);
 PGMT_ASSERT_SIZE(struct pgmt_passer, 24);

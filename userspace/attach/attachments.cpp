@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "attach/same_file.h"
+#include "symbols/frame_pointers.h"
 
 namespace pgmemtrace {
 
@@ -75,6 +76,7 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
                           .only_pids = single_processes(options_.selection, servers),
                           .record_all = options_.record_all && options_.level == Level::block,
                           .record_calls = options_.record_all && options_.level == Level::alloc,
+                          .frame_pointers = frame_pointers(*binary.elf).kept(),
                           .uprobe_multi = options_.uprobe_multi,
                           .postgres_btf = options_.postgres_btf};
   auto plan = plan_probes(*binary.elf);

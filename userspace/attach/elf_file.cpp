@@ -560,6 +560,12 @@ std::optional<ElfFile::Symbol> ElfFile::bounds(std::uint64_t address) const
   return function;
 }
 
+std::span<const ElfFile::Symbol> ElfFile::compiled_functions() const
+{
+  impl_->build_functions();
+  return impl_->functions;
+}
+
 std::span<const std::byte> ElfFile::bytes(std::uint64_t address, std::size_t size) const
 {
   for (auto &load : impl_->loads) {

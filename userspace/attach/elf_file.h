@@ -53,6 +53,8 @@ public:
   std::vector<NamedFunction> functions() const; // of .symtab, or of .dynsym where that is stripped
   // Start and size of the function that covers an address, by .eh_frame.
   std::optional<Symbol> bounds(std::uint64_t address) const;
+  // All of these, by address.  Valid as long as the ElfFile.
+  std::span<const Symbol> compiled_functions() const;
   // Bytes at a link-time address, cut at the end of the segment.  Valid until drop_bytes().
   std::span<const std::byte> bytes(std::uint64_t address, std::size_t size) const;
   // Name of the symbol whose address the dynamic linker puts into the pointer at an address

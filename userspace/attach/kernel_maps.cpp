@@ -34,9 +34,9 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes,       m.free_slots, m.contexts, m.events, m.selection,
-          m.selection_epoch, m.losses,     m.tasks,    m.names,  m.growths,
-          m.stacks,          m.callers,    m.helds,    m.lives,  m.chunks};
+  return {m.processes,    m.free_slots, m.contexts, m.events,  m.selection, m.selection_epoch,
+          m.losses,       m.tasks,      m.names,    m.growths, m.stacks,    m.stack_copies,
+          m.known_stacks, m.callers,    m.helds,    m.lives,   m.chunks};
 }
 
 KernelMaps::~KernelMaps()
@@ -70,6 +70,8 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.helds, options_.contexts);
   err = err ? err : bpf_map__set_max_entries(object.maps.lives, options_.lives);
   err = err ? err : bpf_map__set_max_entries(object.maps.chunks, options_.chunks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.known_stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.stack_copies, options_.copies_bytes);
   if (err)
     return Error{"size the BPF maps", -err};
   return Ok{};
@@ -112,21 +114,19 @@ std::span<const pgmt_process> KernelMaps::processes() const
 KernelMaps::Losses KernelMaps::losses() const
 {
   constexpr std::pair<pgmt_loss, const char *> kUnrecorded[] = {
-      {PGMT_LOSS_RING_FULL, "ring_full"},       {PGMT_LOSS_SLOTS_FULL, "processes_full"},
-      {PGMT_LOSS_TASK_STORAGE, "task_storage"}, {PGMT_LOSS_CONTEXTS_FULL, "contexts_full"},
-      {PGMT_LOSS_WALK_BOUND, "walk_bound"},     {PGMT_LOSS_BLOCKS_UNSEEN, "blocks_unseen"},
-      {PGMT_LOSS_GROWTHS_FULL, "growths_full"}, {PGMT_LOSS_STACKS_FULL, "stacks_full"},
-      {PGMT_LOSS_STACK, "stack_not_captured"},  {PGMT_LOSS_STACK_CUT, "stack_cut"},
-      {PGMT_LOSS_CALLS_FULL, "calls_full"},     {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},
-      {PGMT_LOSS_CHUNK_UNKNOWN, "chunk_unknown"},
+      {PGMT_LOSS_RING_FULL, "ring_full"},           {PGMT_LOSS_SLOTS_FULL, "processes_full"},
+      {PGMT_LOSS_TASK_STORAGE, "task_storage"},     {PGMT_LOSS_CONTEXTS_FULL, "contexts_full"},
+      {PGMT_LOSS_WALK_BOUND, "walk_bound"},         {PGMT_LOSS_BLOCKS_UNSEEN, "blocks_unseen"},
+      {PGMT_LOSS_GROWTHS_FULL, "growths_full"},     {PGMT_LOSS_STACKS_FULL, "stacks_full"},
+      {PGMT_LOSS_STACK, "stack_not_captured"},      {PGMT_LOSS_STACK_CUT, "stack_cut"},
+      {PGMT_LOSS_CALLS_FULL, "calls_full"},         {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},
+      {PGMT_LOSS_CHUNK_UNKNOWN, "chunk_unknown"},   {PGMT_LOSS_COPY_RATE, "stack_copy_rate"},
+      {PGMT_LOSS_COPIES_FULL, "stack_copies_full"},
   };
   constexpr std::pair<pgmt_loss, const char *> kUnreadable[] = {
-      {PGMT_LOSS_READ_ROOT, "root"},
-      {PGMT_LOSS_READ_WALK, "walk"},
-      {PGMT_LOSS_READ_TEXT, "text"},
-      {PGMT_LOSS_READ_BLOCK, "block"},
-      {PGMT_LOSS_READ_CHUNK, "chunk"},
-      {PGMT_LOSS_READ_CALLER, "caller"},
+      {PGMT_LOSS_READ_ROOT, "root"},   {PGMT_LOSS_READ_WALK, "walk"},
+      {PGMT_LOSS_READ_TEXT, "text"},   {PGMT_LOSS_READ_BLOCK, "block"},
+      {PGMT_LOSS_READ_CHUNK, "chunk"}, {PGMT_LOSS_READ_CALLER, "caller"},
   };
   static_assert(std::size(kUnrecorded) + std::size(kUnreadable) == PGMT_LOSSES);
   Losses all;

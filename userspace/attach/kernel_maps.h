@@ -33,7 +33,10 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
-    std::uint32_t calls = 131072;           // level alloc; all of these grow on demand
+    // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
+    // without frame pointers sends 200 at once.
+    std::uint32_t copies_bytes = 4 << 20;
+    std::uint32_t calls = 131072; // level alloc; all of these grow on demand
     std::uint32_t lives = 262144;
     std::uint32_t chunks = 1048576;
   };
@@ -62,6 +65,8 @@ public:
   int names_fd() const { return fds_[kNames]; }
   int growths_fd() const { return fds_[kGrowths]; }
   int stacks_fd() const { return fds_[kStacks]; }
+  int stack_copies_fd() const { return fds_[kStackCopies]; }
+  int known_stacks_fd() const { return fds_[kKnownStacks]; }
   int callers_fd() const { return fds_[kCallers]; }
   int helds_fd() const { return fds_[kHelds]; }
   int lives_fd() const { return fds_[kLives]; }
@@ -90,6 +95,8 @@ private:
     kNames,
     kGrowths,
     kStacks,
+    kStackCopies,
+    kKnownStacks,
     kCallers,
     kHelds,
     kLives,

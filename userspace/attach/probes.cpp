@@ -130,6 +130,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.binary_index = options.binary_index;
   knobs.select_only = options.select_only;
   knobs.record_all = options.record_all;
+  knobs.no_frame_pointers = !options.frame_pointers;
   if (options.select_only)
     if (const auto task = task_struct_of_this_kernel()) {
       knobs.task_real_parent = task->real_parent;

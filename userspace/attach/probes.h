@@ -37,8 +37,10 @@ public:
     std::vector<pid_t> only_pids;
     bool record_all = false;   // level block: every block's stack, see bpf/block.bpf.h
     bool record_calls = false; // level alloc: every context is tracked, see bpf/alloc.bpf.h
-    bool uprobe_multi = true;  // false: one perf event per site (kernels before 6.6)
-    std::string postgres_btf;  // --postgres-btf; empty: the built-in layout of the major
+    bool frame_pointers =
+        true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
+    bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)
+    std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
   };
 
   // Loads, attaches nothing.  Error: the verifier's or the kernel's reason.

@@ -48,8 +48,8 @@ public:
   std::vector<NameTotals> names(pid_t pid);
   // Processes that have any, as of the last refresh_names().
   std::vector<pid_t> processes() const;
-  // Addresses of a stack, innermost first; empty if it was not captured or is forgotten.
-  std::vector<std::uint64_t> stack(pid_t pid, std::uint64_t id) const;
+  // Without addresses if it was not captured or is forgotten.
+  pgmt_stack stack(pid_t pid, std::uint64_t id) const;
 
   // Deletes what the last refresh() and refresh_names() read of one process that is gone.
   void forget(pid_t pid);

@@ -131,6 +131,8 @@ void Recorder::step()
   const auto now = std::chrono::steady_clock::now();
   if (reader_)
     reader_->drain();
+  if (copies_)
+    copies_->drain();
   newcomers_ |= reader_ && !reader_->take_new_processes().empty();
   const bool due = now - read_ >= kReadEvery;
   if (!due && !(newcomers_ && now - followed_ >= kTick))
@@ -164,11 +166,19 @@ void Recorder::follow(const ServerList::Changes &changes)
       reader_ = std::move(*reader);
     else
       options_.warn(reader.error());
+    auto copies =
+        StackCopies::create(maps_, symbols_, [this](pid_t pid) { return target_of(pid); });
+    if (copies)
+      copies_ = std::move(*copies);
+    else
+      options_.warn(copies.error());
   }
   for (const auto &[id, process] : servers_.processes())
     know(process);
   if (changes.vanished.empty())
     return;
+  if (copies_)
+    copies_->drain(); // their last ones
   refresh_counts();
   for (const auto &gone : changes.vanished)
     retire(gone.pid);
@@ -456,6 +466,10 @@ void Recorder::count_losses()
   for (const auto &[what, count] : losses.unreadable)
     if (count)
       recording_.losses["unreadable_" + what] = count;
+  if (copies_)
+    for (const auto &[reason, count] : copies_->losses())
+      if (count)
+        recording_.losses[reason] = count;
   if (stacks_refused_)
     recording_.losses["recording_full"] = stacks_refused_;
 }
@@ -467,6 +481,8 @@ Recording Recorder::finish()
   for (const auto &binary : servers_.binaries())
     if (auto *attachment = attachments_.find(binary.get()))
       (void)attachment->probes.set_level(Level::sweep); // the numbers hold still
+  if (copies_)
+    copies_->drain();
   read(now);
   if (recording_.samples.empty() || recording_.samples.back().ms != ms(now - began_))
     sample(now);

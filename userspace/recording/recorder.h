@@ -25,6 +25,7 @@
 #include "collect/block_reader.h"
 #include "collect/kernel_reader.h"
 #include "recording/recording.h"
+#include "stack_copies.h"
 #include "symbols/symbolizer.h"
 #include "util/result.h"
 
@@ -99,6 +100,7 @@ private:
   BlockReader blocks_;
   AllocReader allocs_;
   Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_; // as reader_
 
   Recording recording_;
   std::map<pid_t, Seen> seen_;
