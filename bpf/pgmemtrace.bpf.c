@@ -117,7 +117,10 @@ const volatile __u32 record_calls = 0;	    /* track every context, by name */
 
 /* TimestampTz since when every statement is seen: what began before was joined midway. */
 volatile __u64 statements_since;
-/* bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed. */
+/*
+ * bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed;
+ * ~0: they come or go one by one, and nothing is counted.
+ */
 volatile __u64 blocks_since;
 
 /* Raised whenever the level rose: between two values nobody knows what a process did. */

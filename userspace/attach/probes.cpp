@@ -166,6 +166,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   if (auto adopted = maps.adopt(*object); !adopted)
     return adopted.error();
   object->bss->statements_since = UINT64_MAX; // nothing is seen yet
+  object->bss->blocks_since = UINT64_MAX;
 
   return Probes(std::move(object), std::move(executable), std::move(plan), std::move(options));
 }
@@ -228,6 +229,8 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
 Result<> Probes::set_level(Level level)
 {
   const auto began = monotonic_ns();
+  if (level < Level::block && level_ >= Level::block)
+    object_->bss->blocks_since = UINT64_MAX; // not what some sites see when others are gone
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
     if (probe == PGMT_PROBE_XACT)
@@ -281,7 +284,12 @@ Result<> Probes::attach_blocks(pid_t pid)
   return Ok{};
 }
 
-void Probes::detach_blocks(pid_t pid) { block_links_.erase(pid); }
+void Probes::detach_blocks(pid_t pid)
+{
+  if (block_links_.size() == 1 && block_links_.contains(pid))
+    object_->bss->blocks_since = UINT64_MAX;
+  block_links_.erase(pid);
+}
 
 // Returns first: what is entered before is then seen to its end.
 Result<> Probes::attach_heap(pid_t pid, const std::vector<HeapLibrary> &libraries)
