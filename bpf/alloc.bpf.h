@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * alloc.bpf.h - level alloc: every request for memory, by context and by who asked.
+ * alloc.bpf.h - level alloc: every request for memory, by context and by who asked: code, and, when
+ * recording, a statement.
  *
  * A part of pgmemtrace.bpf.c.  One program, near the entry of each method of the allocators
  * (attach/alloc_sites.h): `methods` says where its arguments are.  The return address is on top of
@@ -187,6 +188,7 @@ static __noinline struct pgmt_calls *calls_of(struct pgmt_process *p)
 	r = &p->request;
 	r->call_key.tgid = p->tgid;
 	r->call_key.name = r->name;
+	r->call_key.asker = r->asker;
 	calls = bpf_map_lookup_elem(&callers, &r->call_key);
 	if (calls)
 		return calls;
@@ -221,7 +223,7 @@ int method_called(struct pt_regs *ctx)
 	const volatile struct pgmt_method_site *site = method_of(ctx);
 	struct pgmt_calls *calls;
 	struct pgmt_process *p;
-	__u64 now, caller;
+	__u64 now;
 
 	p = begin(ctx, PGMT_PROBE_ALLOC, &now);
 	if (!p)
@@ -229,14 +231,14 @@ int method_called(struct pt_regs *ctx)
 	if (p->request.pending.chunk.context)
 		find_pending(p);
 	p->request.now = now;
-	caller = caller_of(ctx, p);
-	p->request.call_key.caller = caller;
+	p->request.asker.caller = caller_of(ctx, p);
+	p->request.asker.query = by_query ? asking(p) : PGMT_QUERY_NONE;
 	if (read_request(ctx, p, site)) {
 		calls = calls_of(p);
 		if (calls)
 			count(&p->request, site, calls);
 		if (p->request.tracked)
-			track(ctx, p, site, caller);
+			track(ctx, p, site);
 	}
 	finish(p, PGMT_PROBE_ALLOC);
 	return 0;
