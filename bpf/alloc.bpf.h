@@ -63,16 +63,7 @@ static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p)
  * of another field below (PostgreSQL memutils_memorychunk.h, 16 to 18). */
 #define BLOCK_OFFSET(header) ((header) >> 34 & 0x3ffffff8)
 
-/* Up to 15 a chunk says how large it is; its owner came as an argument. */
-static __always_inline bool read_old_chunk(struct pgmt_request *r,
-					   const volatile struct pgmt_method_site *site)
-{
-	return site->allocator == PGMT_SLAB ||
-	       !bpf_probe_read_user(&r->bytes, sizeof(r->bytes),
-				    (void *)(r->chunk - site->chunk_header));
-}
-
-/* From 16 on its header leads to its block, and that to its owner. */
+/* From 16 on a chunk's header leads to its block, and that to its owner, which was an argument. */
 static __always_inline bool read_new_chunk(struct pgmt_request *r,
 					   const volatile struct pgmt_method_site *site)
 {
@@ -93,10 +84,15 @@ static __always_inline bool read_new_chunk(struct pgmt_request *r,
 	return r->context;
 }
 
-static __always_inline bool read_chunk(struct pgmt_request *r,
+/* How large it is, where that is not known from the way to its owner. */
+static __always_inline bool read_bytes(struct pgmt_request *r,
 				       const volatile struct pgmt_method_site *site)
 {
-	return chunk_value_shift ? read_new_chunk(r, site) : read_old_chunk(r, site);
+	if (site->allocator == PGMT_SLAB)
+		return !bpf_probe_read_user(&r->bytes, 4,
+					    (void *)(r->context + site->chunk_size_at));
+	return chunk_value_shift || !bpf_probe_read_user(&r->bytes, sizeof(r->bytes),
+							 (void *)(r->chunk - site->chunk_header));
 }
 
 /* Is it told who holds what in it? */
@@ -162,12 +158,8 @@ static __noinline bool read_request(struct pt_regs *ctx, struct pgmt_process *p,
 	r->chunk = site->chunk_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->chunk_in);
 	r->size = site->size_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->size_in);
 	r->bytes = 0;
-	if ((r->chunk && !read_chunk(r, site)) || !read_owner(p, r, site)) {
-		lose(PGMT_LOSS_READ_CHUNK);
-		return false;
-	}
-	if (r->chunk && site->allocator == PGMT_SLAB &&
-	    bpf_probe_read_user(&r->bytes, 4, (void *)(r->context + site->chunk_size_at))) {
+	if ((r->chunk && chunk_value_shift && !read_new_chunk(r, site)) ||
+	    !read_owner(p, r, site) || (r->chunk && r->tracked && !read_bytes(r, site))) {
 		lose(PGMT_LOSS_READ_CHUNK);
 		return false;
 	}
