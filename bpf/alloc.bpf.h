@@ -8,7 +8,7 @@
  * the stack there; `passers` are those who only hand a request on.
  */
 
-/* Of what lies in a context, as far as it was read. */
+/* Of what lies in a context, or on top of the stack, as far as it was read. */
 #define SET_WORD(r, offset)                                                                        \
 	(*(__u64 *)((char *)(r)->set + ((offset) < sizeof((r)->set) ? (offset) & ~7 : 0)))
 
@@ -28,27 +28,43 @@ static __always_inline const volatile struct pgmt_passer *passer_at(__u64 addres
 /* Deeper are only contexts that delete their children, each by a call of its own (16 and older). */
 #define PASSERS_DEEP 12
 
+/* What is read of the stack at once: the return address, and mostly the passer's frame. */
+#define STACK_TOP 64
+
+/* The frame that r->frame[0] points to: the caller's frame pointer and return address. */
+static __always_inline bool read_frame(struct pgmt_request *r, __u64 stack)
+{
+	__u64 above = r->frame[0] - stack;
+
+	if (above > STACK_TOP - sizeof(r->frame))
+		return !bpf_probe_read_user(r->frame, sizeof(r->frame), (void *)r->frame[0]);
+	r->frame[0] = SET_WORD(r, above);
+	r->frame[1] = SET_WORD(r, above + 8);
+	return true;
+}
+
 static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p)
 {
 	const volatile struct pgmt_passer *passer;
+	__u64 address, stack = PT_REGS_SP(ctx);
 	struct pgmt_request *r;
-	__u64 address = 0;
 
 	if (!p)
 		return 0;
 	r = &p->request;
 	r->nested = 0;
 	r->frame[0] = PT_REGS_FP(ctx);
-	if (bpf_probe_read_user(&address, sizeof(address), (void *)PT_REGS_SP(ctx))) {
+	if (bpf_probe_read_user(r->set, STACK_TOP, (void *)stack)) {
 		lose(PGMT_LOSS_READ_CALLER);
 		return 0;
 	}
+	address = r->set[0];
 	for (int i = 0; i < PASSERS_DEEP; i++) {
 		passer = passer_at(address - 1 - p->load_bias); /* of the call itself */
 		if (!passer)
 			break;
 		r->nested |= passer->is_method;
-		if (bpf_probe_read_user(r->frame, sizeof(r->frame), (void *)r->frame[0])) {
+		if (!read_frame(r, stack)) {
 			lose(PGMT_LOSS_READ_CALLER);
 			break;
 		}
@@ -195,7 +211,7 @@ static __always_inline void count(struct pgmt_request *r,
 				  const volatile struct pgmt_method_site *site,
 				  struct pgmt_calls *calls)
 {
-	calls->last_ns = r->now;
+	calls->last_jiffies = bpf_jiffies64();
 	if (r->nested)
 		return;
 	calls->count[site->method & 7]++;
@@ -215,14 +231,12 @@ int method_called(struct pt_regs *ctx)
 	const volatile struct pgmt_method_site *site = method_of(ctx);
 	struct pgmt_calls *calls;
 	struct pgmt_process *p;
-	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_ALLOC, &now);
+	p = begin_often(ctx, PGMT_PROBE_ALLOC);
 	if (!p)
 		return 0;
 	if (p->request.pending.chunk.context)
 		find_pending(p);
-	p->request.now = now;
 	p->request.asker.caller = caller_of(ctx, p);
 	p->request.asker.query = by_query ? asking(p) : PGMT_QUERY_NONE;
 	if (read_request(ctx, p, site)) {

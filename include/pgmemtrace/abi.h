@@ -324,7 +324,7 @@ struct pgmt_calls {
 	/* when recording */
 	__u64 taken;  /* bytes of the chunks that were made, without their headers */
 	__u64 raised; /* those of them that were more than ever before */
-	__u64 last_ns;
+	__u64 last_jiffies;
 };
 
 /*
@@ -376,12 +376,12 @@ struct pgmt_request {
 	__u64 chunk; /* as pfree gets it */
 	__u64 size;  /* asked for */
 	__u64 bytes; /* of the chunk that comes of it, or is freed or resized */
-	__u64 now;
 	struct pgmt_asker asker;
 	__u64 frame[2];
 	__u32 nested;  /* inside another method: no request of its own */
 	__u32 tracked; /* who holds what in its context is told */
-	__u64 set[26]; /* a context: as much as there is of AllocSetContext */
+	__u64 set[26]; /* a context: as much as there is of AllocSetContext; before, the stack's top
+			*/
 	struct pgmt_call_key call_key;
 	struct pgmt_calls zero_calls;
 	struct pgmt_context_key key;

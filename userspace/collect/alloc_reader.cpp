@@ -181,7 +181,7 @@ void AllocReader::tidy(const std::function<bool(pid_t)> &alive)
   std::vector<std::pair<pgmt_call_key, std::uint64_t>> calls;
   for (const auto &[pid, process] : processes_)
     for (const auto &[key, counted] : process.calls)
-      calls.emplace_back(key, counted.last_ns);
+      calls.emplace_back(key, counted.last_jiffies);
   if (!nearly_full(calls.size(), maps_.options().calls))
     return;
   const auto middle = calls.begin() + static_cast<std::ptrdiff_t>(calls.size() / 2);
