@@ -5,10 +5,9 @@
 // warm.  What core itself keeps there for a while (an array per lock held) is subtracted.
 // CacheMemoryContext is cache_growth's: from outside, a catalog cache that fills and a
 // stray palloc look the same.  Contexts that pile up below are context_leak's.
-#include <algorithm>
-
 #include <fmt/format.h>
 
+#include "rules/allowance.h"
 #include "rules/describe.h"
 #include "rules/rules.h"
 
@@ -18,19 +17,6 @@ namespace {
 // Little growth must be seen often before it stands out from the ups and downs of a session.
 constexpr TrendLimits kTrend{
     .min_rises = 8, .steep_growth = 64.0 * kKiB, .steep_rises = 5, .max_step_share = 0.5};
-// LOCALLOCK.lockOwners is an array in TopMemoryContext, about twice the size of the hash
-// table's entry (PostgreSQL lock.c, LockAcquireExtended).
-constexpr double kTopBytesPerLockByte = 3;
-// Up to 14: the tables that a session touches within half a second have 120 bytes each in arrays
-// of 100 in TopMemoryContext, kept and used again, and 32 in a hash table that each report drops
-// (pgstat.c, TabStatusArray).
-constexpr double kTopBytesPerTableByte = 5;
-
-bool lives_too_long(const ContextGroup &group)
-{
-  return group.parent < 0 || group.name == "ErrorContext" || group.name == "Postmaster" ||
-         group.name == "TransactionAbortContext";
-}
 
 class WrongCtxAlloc final : public Rule {
 public:
@@ -77,25 +63,6 @@ private:
     if (trend.statements > 0)
       v.detail += fmt::format(", {} per statement", human_bytes(trend.growth() / trend.statements));
     return finding;
-  }
-
-  // What core keeps in TopMemoryContext for what it has in hash tables below.
-  static double held_beside(const ProcessHistory &history, std::size_t group)
-  {
-    if (history.groups()[group].parent >= 0)
-      return 0;
-    double held = 0;
-    for (const ContextGroup &g : history.groups()) {
-      if (g.parent != 0)
-        continue;
-      const auto used = samples_of(g, Measure::used);
-      if (g.name == "LOCALLOCK hash")
-        held += kTopBytesPerLockByte * floor_growth(used);
-      else if (g.name == "pgstat TabStatusArray lookup hash table" && !used.empty())
-        held +=
-            kTopBytesPerTableByte * std::ranges::max_element(used, {}, &TrendSample::value)->value;
-    }
-    return held;
   }
 
   WrongContextLimits limits_;
