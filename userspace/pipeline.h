@@ -24,11 +24,13 @@
 #include "collect/sweep.h"
 #include "collect/sweep_schedule.h"
 #include "escalation.h"
+#include "extension/extension.h"
 #include "rules/rule_set.h"
 #include "sinks/sink.h"
 #include "snapshot/snapshot.h"
 #include "stack_copies.h"
 #include "symbols/symbolizer.h"
+#include "util/poll_set.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -42,6 +44,7 @@ public:
     SweepLimits sweep_limits;
     Calibration calibration;
     Escalation::Options escalation;
+    std::shared_ptr<Extension> extension;      // null: servers are not asked whether they have it
     std::function<void(const Error &)> warn; // what does not end the run
   };
 
@@ -56,7 +59,7 @@ public:
 
   // How long to wait before the next step() unless poll_fd() becomes readable.
   std::chrono::milliseconds idle_time() const;
-  int poll_fd() const;                 // -1 at level sweep
+  int poll_fd() const { return events_.fd(); }
   static bool over() { return false; } // it never ends by itself
 
 private:
@@ -88,8 +91,12 @@ private:
   void notice_activity(Time now);
   bool probed(const Watched &watched) const;
   bool sweep_due(Time now);
-  void sweep(const ServerProcess &process, Watched &watched, Time now);
+  // nullopt: as deep as is due.  False: it could not be read.
+  bool sweep(const ServerProcess &process, Watched &watched, Time now,
+             std::optional<Pass> pass = std::nullopt);
   void read_blocks(Time now);
+  void serve_extension(Time now);
+  Extension::View look(const ProcessId &id, Time now);
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;
@@ -110,6 +117,8 @@ private:
   SweepSchedule schedule_;
   RuleSet rules_;
   std::vector<std::unique_ptr<Sink>> sinks_;
+  std::shared_ptr<Extension> extension_;
+  PollSet events_; // what has to wake us
 
   std::map<ProcessId, Watched> watched_;
   SweepStats sweep_stats_; // of processes that are gone

@@ -457,6 +457,22 @@ struct pgmt_peak_event {
 	char query[PGMT_QUERY_LEN];
 };
 
+/* A session called pgmemtrace_request() of the extension: docs/extension_protocol.md. */
+struct pgmt_request_event {
+	__u64 id;
+	__u64 json; /* its address there */
+	__u32 tgid;
+	__u32 kind;   /* enum pgmt_request_kind */
+	__u32 length; /* of the JSON */
+	__u32 unused;
+};
+
+enum pgmt_request_kind {
+	PGMT_REQUEST_BEGIN_WINDOW = 1,
+	PGMT_REQUEST_END_WINDOW = 2,
+	PGMT_REQUEST_CONTEXTS = 3,
+};
+
 #ifdef __cplusplus
 #define PGMT_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #define PGMT_ASSERT_OFFSET(type, field, bytes)                                                     \
@@ -482,6 +498,7 @@ PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
 PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 104 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
+PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
 PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 128);
 PGMT_ASSERT_OFFSET(struct pgmt_process, roots, 192);

@@ -148,7 +148,17 @@ Json status_line(const Snapshot &snapshot, const Status &status, std::size_t act
   };
 }
 
+std::string text_of(const Json &line)
+{
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 } // namespace
+
+std::string json_of(const Violation &violation, bool redacted)
+{
+  return text_of(violation_line(violation, redacted));
+}
 
 JsonSink::JsonSink(std::ostream &out, const JsonOptions &options)
     : out_(out), options_(options), status_(options.status_interval)
@@ -161,7 +171,7 @@ Result<> JsonSink::write(const Snapshot &snapshot, std::span<const Violation> ch
   out_.clear(); // a disk that was full may have room again
   errno = 0;
   const auto put = [this](const Json &line) {
-    out_ << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n' << std::flush;
+    out_ << text_of(line) << '\n' << std::flush;
   };
   for (const Violation &violation : changes)
     put(violation_line(violation, options_.redact));
