@@ -44,7 +44,7 @@ public:
     SweepLimits sweep_limits;
     Calibration calibration;
     Escalation::Options escalation;
-    std::shared_ptr<Extension> extension;      // null: servers are not asked whether they have it
+    std::shared_ptr<Extension> extension;    // null: servers are not asked whether they have it
     std::function<void(const Error &)> warn; // what does not end the run
   };
 

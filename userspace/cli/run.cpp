@@ -168,13 +168,13 @@ int run(const RunOptions &options)
   const auto warn = warn_on_stderr();
   std::shared_ptr<Extension> extension;
   if (options.dsn != "off") {
-    extension = std::make_shared<Extension>(
-        Extension::Options{.dsn = options.dsn,
-                           .probes = parsed->level != Level::sweep,
-                           .uprobe_multi = features.uprobe_multi,
-                           .redact = options.redact,
-                           .limits = parsed->rules.limits,
-                           .warn = warn});
+    extension =
+        std::make_shared<Extension>(Extension::Options{.dsn = options.dsn,
+                                                       .probes = parsed->level != Level::sweep,
+                                                       .uprobe_multi = features.uprobe_multi,
+                                                       .redact = options.redact,
+                                                       .limits = parsed->rules.limits,
+                                                       .warn = warn});
     sinks->push_back(std::make_unique<LogSink>(*extension));
   }
   auto pipeline = Pipeline::create(

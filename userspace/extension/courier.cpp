@@ -35,9 +35,8 @@ std::optional<bool> leads_to(pid_t postmaster, pid_t backend_pid)
   const auto children = proc.children(postmaster);
   if (!children)
     return std::nullopt;
-  return std::ranges::any_of(std::views::reverse(*children), [&](pid_t child) {
-    return proc.namespace_pid(child) == backend_pid;
-  });
+  return std::ranges::any_of(std::views::reverse(*children),
+                             [&](pid_t child) { return proc.namespace_pid(child) == backend_pid; });
 }
 
 std::string number(std::uint64_t value) { return std::to_string(value); }
@@ -94,7 +93,8 @@ Courier::News Courier::take_news()
 Courier::Lost Courier::lost() const
 {
   const std::lock_guard lock(mutex_);
-  return {lost_.answers + outbox_.dropped().answers, lost_.violations + outbox_.dropped().violations};
+  return {lost_.answers + outbox_.dropped().answers,
+          lost_.violations + outbox_.dropped().violations};
 }
 
 // ---- the thread ----
@@ -183,10 +183,10 @@ void Courier::say(SqlSession &session)
 void Courier::say(SqlSession &session, Answer answer)
 {
   const auto send = [&](const std::string &json, const std::string &error) {
-    return session.query(
-        "SELECT pgmemtrace.answer($1::int4, $2::int8, $3::jsonb, $4::text)",
-        {std::to_string(answer.backend_pid), number(answer.request_id),
-         json.empty() ? SqlSession::Value() : json, error.empty() ? SqlSession::Value() : error});
+    return session.query("SELECT pgmemtrace.answer($1::int4, $2::int8, $3::jsonb, $4::text)",
+                         {std::to_string(answer.backend_pid), number(answer.request_id),
+                          json.empty() ? SqlSession::Value() : json,
+                          error.empty() ? SqlSession::Value() : error});
   };
   auto sent = send(answer.json, answer.error);
   // Sessions give up by themselves: "too late" and the like are no failures.
@@ -222,8 +222,7 @@ void Courier::tell(SqlSession &session, std::string violation)
 
 void Courier::question(SqlSession &session)
 {
-  const auto rows =
-      session.query("SELECT request_id, kind, request FROM pgmemtrace.requests()");
+  const auto rows = session.query("SELECT request_id, kind, request FROM pgmemtrace.requests()");
   if (!rows) {
     complain("ask who waits", rows.error(),
              fmt::format("CREATE EXTENSION pgmemtrace in database {}, or name another one: "
@@ -251,9 +250,9 @@ void Courier::complain(const std::string &doing, const Error &why, std::string h
     return;
   complaint_ = why.what;
   const std::lock_guard lock(mutex_);
-  news_.errors.push_back(Error{
-      fmt::format("{} ({}, for the pgmemtrace extension): {}", doing, server_, why.what), why.err,
-      std::move(hint)});
+  news_.errors.push_back(
+      Error{fmt::format("{} ({}, for the pgmemtrace extension): {}", doing, server_, why.what),
+            why.err, std::move(hint)});
   (void)eventfd_write(news_fd_, 1);
 }
 

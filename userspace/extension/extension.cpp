@@ -112,10 +112,10 @@ void Extension::follow(const Server &server, Served &served)
     return options_.warn(login.error());
   served.library = (*library)->file.identity();
   if (!options_.probes)
-    options_.warn(Error{
-        fmt::format("{}: test windows and contexts() of its extension are not served",
-                    server.instance),
-        0, "level sweep has no probes, so nobody is heard: --level request or higher"});
+    options_.warn(
+        Error{fmt::format("{}: test windows and contexts() of its extension are not served",
+                          server.instance),
+              0, "level sweep has no probes, so nobody is heard: --level request or higher"});
   else if (auto attached = attach(**library); !attached)
     options_.warn(attached.error());
   served.courier = std::make_unique<Courier>(std::move(*login), server.instance, news_.get());
@@ -172,7 +172,8 @@ bool Extension::receive(const ServerList &servers)
     const auto unreadable = unreadable_;
     for (const auto &event : marker_->take())
       hear(servers, event);
-    ask = unreadable_ != unreadable || std::exchange(lost_events_, marker_->lost()) != marker_->lost();
+    ask = unreadable_ != unreadable ||
+          std::exchange(lost_events_, marker_->lost()) != marker_->lost();
   }
   for (auto &[postmaster, served] : served_) {
     if (!served.courier)
@@ -238,12 +239,13 @@ void Extension::serve(const ServerList &servers, const Eyes &eyes)
 Answer Extension::answer(const ServerList &servers, const Asked &asked, const Eyes &eyes)
 {
   const Request &request = asked.request;
-  Answer answer{.backend_pid = request.backend_pid, .request_id = request.id, .json = {}, .error = {}};
+  Answer answer{
+      .backend_pid = request.backend_pid, .request_id = request.id, .json = {}, .error = {}};
   if (request.kind == PGMT_REQUEST_CONTEXTS)
     return contexts(servers, asked, eyes);
   if (request.kind != PGMT_REQUEST_BEGIN_WINDOW && request.kind != PGMT_REQUEST_END_WINDOW) {
-    answer.error = fmt::format("request of kind {} is not known: the daemon is older than the extension",
-                               request.kind);
+    answer.error = fmt::format(
+        "request of kind {} is not known: the daemon is older than the extension", request.kind);
     return answer;
   }
   const auto *process = asker(servers, asked);
@@ -266,7 +268,8 @@ Answer Extension::answer(const ServerList &servers, const Asked &asked, const Ey
 Answer Extension::contexts(const ServerList &servers, const Asked &asked, const Eyes &eyes)
 {
   const Request &request = asked.request;
-  Answer answer{.backend_pid = request.backend_pid, .request_id = request.id, .json = {}, .error = {}};
+  Answer answer{
+      .backend_pid = request.backend_pid, .request_id = request.id, .json = {}, .error = {}};
   const auto *process = process_of(servers, asked.postmaster, request.contexts_pid);
   const auto view = process ? eyes.look(process->identity.id) : View{};
   if (!view.snapshot) {

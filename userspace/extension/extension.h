@@ -31,8 +31,9 @@ namespace pgmemtrace {
 class Extension {
 public:
   struct Options {
-    std::string dsn;    // see login.h
-    bool probes = true; // false: level sweep, where nobody is heard; the log is written all the same
+    std::string dsn; // see login.h
+    bool probes =
+        true; // false: level sweep, where nobody is heard; the log is written all the same
     bool uprobe_multi = true;
     bool redact = false;
     RuleLimits limits;
@@ -45,7 +46,7 @@ public:
     bool now = false;                                // false: that is an earlier one
   };
   struct Eyes {
-    std::function<View(const ProcessId &)> look;           // exactly, now
+    std::function<View(const ProcessId &)> look;         // exactly, now
     std::function<void(std::span<Violation>)> name_code; // stacks and modules
   };
 
@@ -67,8 +68,8 @@ public:
 
 private:
   struct Served {
-    std::uint64_t start = 0; // of the postmaster
-    bool settled = false;    // it loads nothing any more: looked at for good
+    std::uint64_t start = 0;          // of the postmaster
+    bool settled = false;             // it loads nothing any more: looked at for good
     std::unique_ptr<Courier> courier; // null: it has no extension
     Proc::File library;
     std::set<std::uint64_t> heard; // requests, the newest
@@ -96,9 +97,9 @@ private:
   std::map<Proc::File, Marker::Link> links_;
   UniqueFd news_; // of the couriers
   PollSet events_;
-  std::map<pid_t, Served> served_;                 // by postmaster
+  std::map<pid_t, Served> served_;                // by postmaster
   std::vector<std::unique_ptr<Courier>> retired_; // until their threads have ended
-  Courier::Lost lost_;                             // by those that are gone
+  Courier::Lost lost_;                            // by those that are gone
   std::vector<Asked> asked_;
   Windows windows_;
   std::uint64_t lost_events_ = 0; // when last looked

@@ -21,8 +21,7 @@ Result<std::optional<ExtensionLibrary>> examine(RootedFile file, const std::stri
   const auto request = elf->function("pgmemtrace_request");
   const auto watchers = elf->object("pgmemtrace_watchers");
   // The kernel counts in bytes of the file alone (kernel/events/uprobes.c: valid_ref_ctr_vma).
-  const bool counted =
-      watchers && elf->storage(watchers->address) == ElfFile::Storage::initialized;
+  const bool counted = watchers && elf->storage(watchers->address) == ElfFile::Storage::initialized;
   const auto at = request ? elf->file_offset(request->address) : std::nullopt;
   const auto counter = counted ? elf->file_offset(watchers->address) : std::nullopt;
   if (!at || !counter)

@@ -10,7 +10,7 @@
 #include <sys/types.h>
 
 #include "attach/proc.h"
-#include "symbols/rooted_file.h"
+#include "attach/rooted_file.h"
 #include "util/result.h"
 
 namespace pgmemtrace {

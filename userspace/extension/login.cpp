@@ -130,8 +130,7 @@ Result<SqlLogin> find_login(const Proc &proc, pid_t postmaster, const std::strin
                  .owner = owner_of(proc, postmaster),
                  .socket_directory = {}};
   if (login.owner) {
-    const auto inside =
-        uid_inside(proc.text(postmaster, "uid_map").value_or(""), login.owner->uid);
+    const auto inside = uid_inside(proc.text(postmaster, "uid_map").value_or(""), login.owner->uid);
     const auto name = user_name(proc.text_in_root(postmaster, "/etc/passwd").value_or(""),
                                 inside.value_or(login.owner->uid));
     if (!name.empty())

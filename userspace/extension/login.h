@@ -24,8 +24,8 @@ struct SqlLogin {
   };
   pid_t postmaster = 0;
   std::map<std::string, std::string> parameters; // libpq's
-  std::optional<Owner> owner;                     // who runs the server, as the host numbers them
-  UniqueFd socket_directory;                      // `host` leads through it
+  std::optional<Owner> owner;                    // who runs the server, as the host numbers them
+  UniqueFd socket_directory;                     // `host` leads through it
 };
 
 // `dsn`: a connection string of libpq; what it does not say is taken from the server.

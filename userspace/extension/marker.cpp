@@ -59,8 +59,8 @@ Result<Marker::Link> Marker::attach(const ExtensionLibrary &library)
     options.offsets = &offset;
     options.ref_ctr_offsets = &counter;
     options.cnt = 1;
-    link.reset(bpf_program__attach_uprobe_multi(program, kEveryProcess, path.c_str(), nullptr,
-                                                &options));
+    link.reset(
+        bpf_program__attach_uprobe_multi(program, kEveryProcess, path.c_str(), nullptr, &options));
   } else {
     bpf_uprobe_opts options{};
     options.sz = sizeof(options);
@@ -91,9 +91,6 @@ std::vector<pgmt_request_event> Marker::take()
   return std::exchange(taken_, {});
 }
 
-std::uint64_t Marker::lost() const
-{
-  return std::atomic_ref(object_->bss->lost).load();
-}
+std::uint64_t Marker::lost() const { return std::atomic_ref(object_->bss->lost).load(); }
 
 } // namespace pgmemtrace

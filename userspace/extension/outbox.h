@@ -23,8 +23,8 @@ struct Answer {
 class Outbox {
 public:
   struct Limits {
-    std::size_t answers = 256;        // the extension lets 64 sessions wait
-    std::size_t bytes = 64ULL << 20;  // of answers; one is taken whatever its size
+    std::size_t answers = 256;       // the extension lets 64 sessions wait
+    std::size_t bytes = 64ULL << 20; // of answers; one is taken whatever its size
     std::size_t violations = 1024;
   };
   struct Dropped {

@@ -18,7 +18,8 @@ constexpr std::size_t kMaxQueries = 4096;
 void Windows::begin(Process before, WindowLimits limits)
 {
   const auto id = before->process.id;
-  open_[id] = {.before = std::move(before), .limits = std::move(limits), .growth = {}, .raised = {}};
+  open_[id] = {
+      .before = std::move(before), .limits = std::move(limits), .growth = {}, .raised = {}};
 }
 
 void Windows::saw(const ProcessSnapshot &process)

@@ -52,8 +52,8 @@ std::optional<Scale> bloat_allowance(const ProcessHistory &history, const Contex
                                      const ContextBloatLimits &limits)
 {
   const KnownContext *known = lookup(group.name, history.process().major);
-  const bool bounded = known != nullptr && (known->growth == Growth::work_mem ||
-                                            known->growth == Growth::maintenance);
+  const bool bounded = known != nullptr &&
+                       (known->growth == Growth::work_mem || known->growth == Growth::maintenance);
   switch (group.scope) {
   case Scope::session:
     if (group.name == "ErrorContext" || group.name == "Postmaster" ||

@@ -130,9 +130,8 @@ private:
 bool looks_at(const WindowLimits &limits, const std::string &context)
 {
   return (limits.pattern.empty() || like(context, limits.pattern)) &&
-         std::ranges::none_of(limits.allowed_contexts, [&](const std::string &allowed) {
-           return like(context, allowed);
-         });
+         std::ranges::none_of(limits.allowed_contexts,
+                              [&](const std::string &allowed) { return like(context, allowed); });
 }
 
 std::vector<Violation> judge_window(const ProcessSnapshot &before, const ProcessSnapshot &after,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // window.h - what a test window left behind: two exact snapshots of one process, compared.
 //
-// The rules of a watched server need a trend, since nobody knows what a session is about.  Who opens
-// a window says "what I do in here leaves nothing", so one context that stays is a finding.  What
-// lives no longer than a statement is not looked at: the statements that open and close the window
-// have such contexts themselves.
+// The rules of a watched server need a trend, since nobody knows what a session is about.  Who
+// opens a window says "what I do in here leaves nothing", so one context that stays is a finding.
+// What lives no longer than a statement is not looked at: the statements that open and close the
+// window have such contexts themselves.
 #pragma once
 
 #include <cstdint>

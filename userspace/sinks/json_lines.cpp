@@ -170,9 +170,7 @@ Result<> JsonSink::write(const Snapshot &snapshot, std::span<const Violation> ch
 {
   out_.clear(); // a disk that was full may have room again
   errno = 0;
-  const auto put = [this](const Json &line) {
-    out_ << text_of(line) << '\n' << std::flush;
-  };
+  const auto put = [this](const Json &line) { out_ << text_of(line) << '\n' << std::flush; };
   for (const Violation &violation : changes)
     put(violation_line(violation, options_.redact));
   if (const auto status = status_.due(snapshot))
