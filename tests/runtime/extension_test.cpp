@@ -271,6 +271,25 @@ TEST_F(ExtensionTest, a_daemon_that_hangs_is_given_up_and_answers_later_ones)
   EXPECT_TRUE(window(session, "SELECT 1").empty());
 }
 
+TEST_F(ExtensionTest, a_daemon_answers_who_waited_for_the_one_before)
+{
+  auto first = watch();
+  auto session = connect();
+  session.exec("SET pgmemtrace.ack_timeout = '60s'");
+  ASSERT_EQ(kill(first->pid(), SIGSTOP), 0);
+  session.send_async("SELECT pgmemtrace.begin()");
+  auto observer = connect();
+  ASSERT_TRUE(eventually(
+      [&] { return observer.value("SELECT count(*) FROM pgmemtrace.requests()") == "1"; }));
+  // It has no event of that: it has to ask.
+  const auto second = watch();
+  const auto begun = session.finish();
+  EXPECT_TRUE(begun) << begun.error().hint;
+  first->kill9();
+  session.exec("SELECT leak_context(20000)");
+  EXPECT_EQ(session.exec(kEnd).size(), 1U);
+}
+
 // ---- the way to the server --------------------------------------------------------
 
 TEST_F(ExtensionTest, a_server_that_refuses_is_said_once)
