@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 
+#include "extension/marker.h"
 #include "support/container.h"
 #include "support/postgres_copy.h"
 #include "support/runtime_test.h"
@@ -288,6 +289,68 @@ TEST_F(ExtensionTest, a_daemon_answers_who_waited_for_the_one_before)
   first->kill9();
   session.exec("SELECT leak_context(20000)");
   EXPECT_EQ(session.exec(kEnd).size(), 1U);
+}
+
+// ---- the marker -------------------------------------------------------------------
+
+TEST_F(ExtensionTest, the_marker_hands_over_who_asks_what_on_every_kind_of_kernel)
+{
+  auto session = connect();
+  ASSERT_TRUE(eventually([&] { return !watched(session); }));
+  const auto library = find_extension(Proc(), cluster().postmaster_pid());
+  ASSERT_TRUE(library && *library);
+  for (const bool uprobe_multi : {true, false}) {
+    auto marker = Marker::load(uprobe_multi);
+    ASSERT_TRUE(marker) << to_string(marker.error());
+    {
+      const auto link = (*marker)->attach(**library);
+      ASSERT_TRUE(link) << to_string(link.error());
+      EXPECT_TRUE(watched(session)); // the kernel counts before attaching returns
+      session.exec("SET pgmemtrace.ack_timeout = '100ms'");
+      EXPECT_THAT(error_of(session, "SELECT pgmemtrace.begin('a pattern')"),
+                  HasSubstr("did not answer"));
+      const auto events = (*marker)->take();
+      ASSERT_EQ(events.size(), 1U);
+      EXPECT_EQ(events.front().kind, static_cast<std::uint32_t>(PGMT_REQUEST_BEGIN_WINDOW));
+      EXPECT_EQ(host_pid(cluster().postmaster_pid(), session.backend_pid())
+                    .value_or(session.backend_pid()),
+                static_cast<pid_t>(events.front().tgid));
+      EXPECT_GT(events.front().id, 0U);
+      EXPECT_GT(events.front().length, 0U);
+      EXPECT_EQ((*marker)->lost(), 0U);
+    }
+    EXPECT_TRUE(eventually([&] { return !watched(session); }));
+  }
+}
+
+TEST_F(ExtensionTest, a_library_that_was_replaced_is_not_probed)
+{
+  const auto upgraded = PostgresCopy::make(cluster().major());
+  ASSERT_TRUE(upgraded) << to_string(upgraded.error()) << upgraded.error().hint;
+  auto server = PostgresCluster::start((*upgraded)->options());
+  ASSERT_TRUE(server) << to_string(server.error());
+  const auto library = (*upgraded)->library();
+  const auto pid = (*server)->postmaster_pid();
+  const auto found = find_extension(Proc(), pid);
+  EXPECT_TRUE(found && *found);
+  // As packages do it: another file of that name.
+  std::filesystem::copy_file(library, library.string() + ".new");
+  std::filesystem::rename(library.string() + ".new", library);
+  const auto replaced = find_extension(Proc(), pid);
+  ASSERT_FALSE(replaced);
+  EXPECT_THAT(replaced.error().hint, HasSubstr("restart"));
+  ASSERT_TRUE((*server)->restart());
+  const auto again = find_extension(Proc(), (*server)->postmaster_pid());
+  EXPECT_TRUE(again && *again);
+}
+
+TEST_F(ExtensionTest, a_server_without_the_extension_has_no_marker)
+{
+  auto server = PostgresCluster::start({.conf = {"autovacuum = off"}});
+  ASSERT_TRUE(server) << to_string(server.error());
+  const auto library = find_extension(Proc(), (*server)->postmaster_pid());
+  ASSERT_TRUE(library);
+  EXPECT_FALSE(*library);
 }
 
 // ---- the way to the server --------------------------------------------------------

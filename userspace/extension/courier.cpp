@@ -8,7 +8,7 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <grp.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -130,16 +130,20 @@ void Courier::run()
   ended_ = true;
 }
 
-// By system call: the C library's functions would change all threads.  What is not permitted is
+// By system calls: the C library's functions would change all threads.  What is not permitted is
 // seen by the server, which then refuses.
 void Courier::take_identity() const
 {
-  if (!login_.owner || login_.owner->uid == geteuid())
-    return;
-  const auto [uid, gid] = *login_.owner;
-  (void)syscall(SYS_setgroups, 0, nullptr);
-  (void)syscall(SYS_setresgid, gid, gid, gid);
-  (void)syscall(SYS_setresuid, uid, uid, uid); // the capabilities go with it
+  if (login_.owner && login_.owner->uid != geteuid()) {
+    const auto [uid, gid] = *login_.owner;
+    (void)syscall(SYS_setgroups, 0, nullptr);
+    (void)syscall(SYS_setresgid, gid, gid, gid);
+    (void)syscall(SYS_setresuid, uid, uid, uid);
+  }
+  // From root they go by themselves; a service of another user would keep them.
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3]{};
+  (void)syscall(SYS_capset, &header, none);
 }
 
 void Courier::wait_for_stop(Duration limit) const

@@ -2,6 +2,7 @@
 #include "extension/library.h"
 
 #include <algorithm>
+#include <string>
 
 #include <fmt/format.h>
 
@@ -41,13 +42,16 @@ Result<std::optional<ExtensionLibrary>> find_extension(const Proc &proc, pid_t p
       *mappings, [](const Proc::Mapping &m) { return m.path.ends_with(kFileName); });
   if (mapping == mappings->end())
     return std::optional<ExtensionLibrary>();
-  // The device is left out: on overlayfs and btrfs it is not the one that stat() shows.
-  auto file = open_in_root(proc.path(postmaster, "root"), mapping->path);
-  if (!file || file->identity().inode != mapping->inode)
-    return Error{fmt::format("{}: not the file any more that the server of process {} runs",
-                             mapping->path, postmaster),
-                 0, "restart that server for its test windows"};
-  return examine(std::move(*file), mapping->path);
+  // A path in /proc/PID/maps begins at the reader's root (fs/d_path.c), so in a chroot it is ours; in
+  // a mount namespace of another container it is theirs.  The inode tells.  The device does not: on
+  // overlayfs and btrfs it is not the one that stat() shows.
+  for (const std::string &root : {proc.path(postmaster, "root").string(), std::string()})
+    if (auto file = open_in_root(root, mapping->path);
+        file && file->identity().inode == mapping->inode)
+      return examine(std::move(*file), mapping->path);
+  return Error{fmt::format("{}: not the file any more that the server of process {} runs",
+                           mapping->path, postmaster),
+               0, "restart that server for its test windows"};
 }
 
 } // namespace pgmemtrace

@@ -53,6 +53,11 @@ ClusterOptions PostgresCopy::options(std::vector<std::string> conf) const
           .bin_dir = inside(dir_ / "lib/postgresql" / std::to_string(major_.number) / "bin")};
 }
 
+fs::path PostgresCopy::library() const
+{
+  return dir_ / "lib/postgresql" / std::to_string(major_.number) / "lib/pgmemtrace.so";
+}
+
 Session PostgresCopy::create_tester(const PostgresCluster &cluster)
 {
   auto made = cluster.spawn_client({"createuser", "--superuser", "tester"});

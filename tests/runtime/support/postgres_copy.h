@@ -22,9 +22,11 @@ public:
   PostgresCopy &operator=(const PostgresCopy &) = delete;
 
   // A server of it that preloads both.  Users prove who they are by peer authentication, apart from
-  // `tester`, who is a superuser once create_tester() made it.
+  // `tester`.
   ClusterOptions options(std::vector<std::string> conf = {}) const;
-  // Then creates both extensions.
+  std::filesystem::path library() const; // the extension's, as we see it
+
+  // Makes `tester` a superuser, and creates both extensions.
   static Session create_tester(const PostgresCluster &cluster);
   static Session connect(const PostgresCluster &cluster)
   {
