@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <ranges>
 #include <utility>
 
 #include <fmt/format.h>
@@ -35,8 +34,8 @@ std::optional<bool> leads_to(pid_t postmaster, pid_t backend_pid)
   const auto children = proc.children(postmaster);
   if (!children)
     return std::nullopt;
-  return std::ranges::any_of(std::views::reverse(*children),
-                             [&](pid_t child) { return proc.namespace_pid(child) == backend_pid; });
+  return std::any_of(children->rbegin(), children->rend(),
+                     [&](pid_t child) { return proc.namespace_pid(child) == backend_pid; });
 }
 
 std::string number(std::uint64_t value) { return std::to_string(value); }

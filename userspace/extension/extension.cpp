@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <ranges>
 #include <utility>
 
 #include <fmt/format.h>
@@ -22,7 +21,7 @@ namespace {
 constexpr std::size_t kHeard = 4096;
 
 // What log_violation() takes: 16 KiB as jsonb, which has some bytes more per value than JSON.
-constexpr std::size_t kLongestEntry = 12 * 1024;
+constexpr std::size_t kLongestEntry = 12ULL * 1024;
 constexpr std::size_t kFramesOfLongEntry = 16;
 
 std::string log_entry(Violation violation, bool redacted)

@@ -42,9 +42,9 @@ Result<std::optional<ExtensionLibrary>> find_extension(const Proc &proc, pid_t p
       *mappings, [](const Proc::Mapping &m) { return m.path.ends_with(kFileName); });
   if (mapping == mappings->end())
     return std::optional<ExtensionLibrary>();
-  // A path in /proc/PID/maps begins at the reader's root (fs/d_path.c), so in a chroot it is ours; in
-  // a mount namespace of another container it is theirs.  The inode tells.  The device does not: on
-  // overlayfs and btrfs it is not the one that stat() shows.
+  // A path in /proc/PID/maps begins at the reader's root (fs/d_path.c), so in a chroot it is ours;
+  // in a mount namespace of another container it is theirs.  The inode tells.  The device does not:
+  // on overlayfs and btrfs it is not the one that stat() shows.
   for (const std::string &root : {proc.path(postmaster, "root").string(), std::string()})
     if (auto file = open_in_root(root, mapping->path);
         file && file->identity().inode == mapping->inode)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "extension/sql_session.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <iterator>
@@ -85,9 +86,10 @@ Result<SqlSession> SqlSession::connect(const std::map<std::string, std::string> 
 
 Result<SqlSession::Rows> SqlSession::query(const char *sql, const std::vector<Value> &parameters)
 {
-  std::vector<const char *> values;
-  for (const auto &parameter : parameters)
-    values.push_back(parameter ? parameter->c_str() : nullptr);
+  std::vector<const char *> values(parameters.size());
+  std::ranges::transform(parameters, values.begin(), [](const Value &parameter) {
+    return parameter ? parameter->c_str() : nullptr;
+  });
   const auto until = Time::now() + kPatience;
   PGconn *connection = connection_.get();
   if (!PQsendQueryParams(connection, sql, static_cast<int>(values.size()), nullptr, values.data(),
