@@ -14,22 +14,31 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Events that found the ring full: whoever asked still waits, and requests() lists them. */
-__u64 lost = 0;
-
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 * 1024);
 } requests SEC(".maps");
+
+/* [0]: events that found the ring full.  Whoever asked still waits, and requests() lists them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} lost SEC(".maps");
 
 /* At the entry of pgmemtrace_request(id, kind, json, length). */
 SEC("uprobe.multi")
 int extension_ask(struct pt_regs *ctx)
 {
 	struct pgmt_request_event *e = bpf_ringbuf_reserve(&requests, sizeof(*e), 0);
+	__u32 zero = 0;
 
 	if (!e) {
-		__sync_fetch_and_add(&lost, 1);
+		__u64 *count = bpf_map_lookup_elem(&lost, &zero);
+
+		if (count)
+			__sync_fetch_and_add(count, 1);
 		return 0;
 	}
 	e->id = PT_REGS_PARM1(ctx);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "extension/marker.h"
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -19,10 +18,7 @@ constexpr pid_t kEveryProcess = -1;
 } // namespace
 
 void Marker::DestroyLink::operator()(bpf_link *link) const { bpf_link__destroy(link); }
-void Marker::DestroyObject::operator()(extension_bpf *object) const
-{
-  extension_bpf::destroy(object);
-}
+void Marker::DestroyObject::operator()(bpf_object *object) const { bpf_object__close(object); }
 void Marker::DestroyObject::operator()(ring_buffer *ring) const { ring_buffer__free(ring); }
 
 Marker::~Marker() = default;
@@ -31,16 +27,20 @@ Result<std::unique_ptr<Marker>> Marker::load(bool uprobe_multi)
 {
   std::unique_ptr<Marker> marker(new Marker);
   marker->uprobe_multi_ = uprobe_multi;
-  marker->object_.reset(extension_bpf::open());
+  std::size_t size = 0;
+  const void *bytes = extension_bpf::elf_bytes(&size);
+  marker->object_.reset(bpf_object__open_mem(bytes, size, nullptr));
   if (!marker->object_)
     return Error{"open the BPF object of the extension's marker", errno, {}};
+  auto *object = marker->object_.get();
+  marker->program_ = bpf_object__find_program_by_name(object, "extension_ask");
   if (!uprobe_multi)
-    bpf_program__set_expected_attach_type(marker->object_->progs.extension_ask, bpf_attach_type{});
-  if (int err = extension_bpf::load(marker->object_.get()))
+    bpf_program__set_expected_attach_type(marker->program_, bpf_attach_type{});
+  if (int err = bpf_object__load(object))
     return Error{"load the BPF program of the extension's marker", -err,
                  "`pgmemtrace doctor` says what this kernel lacks"};
-  marker->ring_.reset(ring_buffer__new(bpf_map__fd(marker->object_->maps.requests), on_event,
-                                       marker.get(), nullptr));
+  marker->ring_.reset(ring_buffer__new(bpf_object__find_map_fd_by_name(object, "requests"),
+                                       on_event, marker.get(), nullptr));
   if (!marker->ring_)
     return Error{"read the extension's ring buffer", errno, {}};
   return marker;
@@ -48,7 +48,6 @@ Result<std::unique_ptr<Marker>> Marker::load(bool uprobe_multi)
 
 Result<Marker::Link> Marker::attach(const ExtensionLibrary &library)
 {
-  const auto *program = object_->progs.extension_ask;
   const auto path = library.file.path();
   Link link;
   if (uprobe_multi_) {
@@ -60,12 +59,12 @@ Result<Marker::Link> Marker::attach(const ExtensionLibrary &library)
     options.ref_ctr_offsets = &counter;
     options.cnt = 1;
     link.reset(
-        bpf_program__attach_uprobe_multi(program, kEveryProcess, path.c_str(), nullptr, &options));
+        bpf_program__attach_uprobe_multi(program_, kEveryProcess, path.c_str(), nullptr, &options));
   } else {
     bpf_uprobe_opts options{};
     options.sz = sizeof(options);
     options.ref_ctr_offset = library.watchers;
-    link.reset(bpf_program__attach_uprobe_opts(program, kEveryProcess, path.c_str(),
+    link.reset(bpf_program__attach_uprobe_opts(program_, kEveryProcess, path.c_str(),
                                                library.request, &options));
   }
   if (!link)
@@ -91,6 +90,14 @@ std::vector<pgmt_request_event> Marker::take()
   return std::exchange(taken_, {});
 }
 
-std::uint64_t Marker::lost() const { return std::atomic_ref(object_->bss->lost).load(); }
+std::uint64_t Marker::lost() const
+{
+  constexpr __u32 kOnly = 0;
+  __u64 count = 0;
+  const auto *map = bpf_object__find_map_by_name(object_.get(), "lost");
+  if (bpf_map__lookup_elem(map, &kOnly, sizeof(kOnly), &count, sizeof(count), 0) != 0)
+    return 0;
+  return count;
+}
 
 } // namespace pgmemtrace

@@ -15,7 +15,8 @@
 #include "util/result.h"
 
 struct bpf_link;
-struct extension_bpf;
+struct bpf_object;
+struct bpf_program;
 struct ring_buffer;
 
 namespace pgmemtrace {
@@ -40,14 +41,15 @@ public:
 
 private:
   struct DestroyObject {
-    void operator()(extension_bpf *object) const;
+    void operator()(bpf_object *object) const;
     void operator()(ring_buffer *ring) const;
   };
   Marker() = default;
   static int on_event(void *self, void *event, std::size_t size);
 
-  std::unique_ptr<extension_bpf, DestroyObject> object_;
+  std::unique_ptr<bpf_object, DestroyObject> object_;
   std::unique_ptr<ring_buffer, DestroyObject> ring_; // before the object in destruction
+  bpf_program *program_ = nullptr;                   // the object's
   std::vector<pgmt_request_event> taken_;
   bool uprobe_multi_ = true;
 };
