@@ -106,6 +106,7 @@ Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_pt
                    Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
       attachments_(maps_, options_.attachments), blocks_(maps_, name_at),
+      dsm_([this](const Error &error) { options_.warn(error); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
       escalation_(options_.escalation), schedule_(options_.schedule), rules_(std::move(rules)),
       sinks_(std::move(sinks))
@@ -124,8 +125,9 @@ void Pipeline::step()
   notice_activity(now);
   read_blocks(now);
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
+  const bool looked = look_at_dsm(now);
   dirty_ |= swept;
-  news_ |= swept;
+  news_ |= swept || looked;
   govern(now); // what our probes cost, and whether that is allowed
 
   const auto pause = std::min<Duration>(kWriteAtMostEvery, options_.schedule.interval);
@@ -292,6 +294,30 @@ void Pipeline::read_blocks(Time now)
     read_blocks_after_ =
         now + std::max<Duration>(kBlocksAtMostEvery, (thread_cpu() - began) * kBlocksShare);
   }
+}
+
+// Once per interval, and nothing in between: it only matters what stays.
+bool Pipeline::look_at_dsm(Time now)
+{
+  if (reader_)
+    for (auto &made : reader_->take_dsm_made()) {
+      const auto *process = servers_.find_process(made.pid);
+      const auto *slot = reader_->slot(made.pid);
+      if (process)
+        made.origin.process = process->identity.id;
+      if (const pid_t postmaster = process ? process->identity.postmaster
+                                   : slot  ? server_of(*slot)
+                                           : 0)
+        dsm_.made(postmaster, made.handle, std::move(made.origin));
+    }
+  if (looked_at_dsm_ != Time{} && now - looked_at_dsm_ < options_.schedule.interval)
+    return false;
+  looked_at_dsm_ = now;
+  dsm_.look(servers_, [this](pid_t pid) -> std::uint64_t {
+    const auto *slot = reader_ ? reader_->slot(pid) : nullptr;
+    return slot ? slot->requests : 0;
+  });
+  return true;
 }
 
 bool Pipeline::sweep_due(Time now)
@@ -466,6 +492,7 @@ Snapshot Pipeline::assemble() const
     }
     if (const auto of_server = totals.find(postmaster); of_server != totals.end())
       status.probe_hits = by_name(of_server->second.hits);
+    status.dsm = dsm_.last(postmaster);
     snapshot.servers.push_back(std::move(status));
   }
   for (const auto &[id, watched] : watched_)
@@ -504,6 +531,7 @@ Health Pipeline::health() const
   health.program_run_seconds["walk"] = totals.walk_seconds;
   auto losses = maps_.losses();
   health.events_lost = std::move(losses.unrecorded);
+  health.events_lost["dsm_origin"] += dsm_.forgotten();
   health.read_errors.merge(losses.unreadable);
   health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
   health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};

@@ -2,30 +2,14 @@
 // nested_contexts.cpp - see nested_contexts.h.
 #include "nested_contexts.h"
 
-#include <filesystem>
-
-#include <gtest/gtest.h>
+#include "module.h"
 
 namespace pgmemtrace::test {
 
 void load_nested_contexts(const PostgresCluster &cluster, Session &session)
 {
-  // In the data directory: the server has to be able to read it.
-  const auto library = cluster.data_directory() / "nested_contexts.so";
-  std::string headers = cluster.major().server_headers();
-  if (cluster.major().root == "/") { // maybe another build than Debian's
-    headers = run_command({cluster.bin("pg_config"), "--includedir-server"}).out;
-    headers.resize(headers.find_last_not_of('\n') + 1);
-  }
-  const auto built =
-      run_command({"gcc", "-O1", "-shared", "-fPIC", "-I" + headers,
-                   std::string(PGMT_RUNTIME_FIXTURES) + "/nested_contexts.c", "-o", library});
-  ASSERT_EQ(built.status, 0) << built.err;
-  std::filesystem::permissions(library, std::filesystem::perms(0755));
-  const auto seen_by_server = "/" / library.lexically_relative(cluster.major().root);
-  for (const std::string function : {"nest_contexts(int, int, bigint)", "drop_nested(int)"})
-    session.exec("CREATE OR REPLACE FUNCTION " + function + " RETURNS void AS '" +
-                 seen_by_server.string() + "' LANGUAGE C");
+  load_module(cluster, session, "nested_contexts",
+              {"nest_contexts(int, int, bigint) RETURNS void", "drop_nested(int) RETURNS void"});
 }
 
 } // namespace pgmemtrace::test
