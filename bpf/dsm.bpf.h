@@ -38,7 +38,7 @@ static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p, __u
 	e->size = argument(ctx, PGMT_PROBE_DSM, 2);
 	e->unused = 0;
 	/* What it does not fill is zeros, also when it fails. */
-	if (bpf_get_stack(ctx, e->stack.ip, sizeof(e->stack.ip), BPF_F_USER_STACK) < 0)
+	if (bpf_get_stack(ctx, e->stack, sizeof(e->stack), BPF_F_USER_STACK) < 0)
 		lose(PGMT_LOSS_STACK);
 	COPY_STATEMENT(e, p, true);
 	bpf_ringbuf_submit(e, 0);

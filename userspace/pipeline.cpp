@@ -199,7 +199,8 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       watched_.erase(found);
     }
     schedule_.remove(gone);
-    symbols_.forget(gone);
+    if (!dsm_.made_by(gone))
+      symbols_.forget(gone);
     escalation_.forget(gone);
   }
   for (const pid_t postmaster : changes.servers_vanished)
@@ -296,20 +297,28 @@ void Pipeline::read_blocks(Time now)
   }
 }
 
+// Who made it may be gone before anybody asks: where its code lies is looked up at once.
+void Pipeline::note_dsm_made(KernelReader::DsmMade &made)
+{
+  const auto *process = servers_.find_process(made.pid);
+  const auto *slot = reader_->slot(made.pid);
+  const pid_t postmaster = process ? process->identity.postmaster : slot ? server_of(*slot) : 0;
+  const auto stat = Proc().stat(made.pid);
+  if (postmaster == 0)
+    return; // of no server that is known
+  made.origin.process = {made.pid, process ? process->identity.id.start : stat ? stat->start : 0};
+  for (const auto address : made.origin.stack)
+    symbols_.locate({made.origin.process, servers_.postmaster(postmaster)}, address,
+                    Symbolizer::Kind::return_address);
+  dsm_.made(postmaster, made.handle, std::move(made.origin));
+}
+
 // Once per interval, and nothing in between: it only matters what stays.
 bool Pipeline::look_at_dsm(Time now)
 {
   if (reader_)
-    for (auto &made : reader_->take_dsm_made()) {
-      const auto *process = servers_.find_process(made.pid);
-      const auto *slot = reader_->slot(made.pid);
-      if (process)
-        made.origin.process = process->identity.id;
-      if (const pid_t postmaster = process ? process->identity.postmaster
-                                   : slot  ? server_of(*slot)
-                                           : 0)
-        dsm_.made(postmaster, made.handle, std::move(made.origin));
-    }
+    for (auto &made : reader_->take_dsm_made())
+      note_dsm_made(made);
   if (looked_at_dsm_ != Time{} && now - looked_at_dsm_ < options_.schedule.interval)
     return false;
   looked_at_dsm_ = now;

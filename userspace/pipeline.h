@@ -90,6 +90,7 @@ private:
   bool sweep_due(Time now);
   void sweep(const ServerProcess &process, Watched &watched, Time now);
   void read_blocks(Time now);
+  void note_dsm_made(KernelReader::DsmMade &made);
   bool look_at_dsm(Time now);
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);

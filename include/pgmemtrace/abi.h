@@ -347,7 +347,7 @@ struct pgmt_dsm_event {
 	__u64 query_id;
 	__s32 stmt_location;
 	__s32 stmt_len;
-	struct pgmt_stack stack;
+	__u64 stack[PGMT_STACK_FRAMES]; /* innermost first; 0: the end */
 	char query[PGMT_QUERY_LEN];
 };
 

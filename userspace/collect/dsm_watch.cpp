@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "collect/dsm_watch.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <vector>
 
@@ -21,6 +22,12 @@ void DsmWatch::made(pid_t postmaster, std::uint32_t handle, DsmOrigin origin)
     return;
   }
   origins_.insert_or_assign({postmaster, handle}, std::move(origin));
+}
+
+bool DsmWatch::made_by(const ProcessId &process) const
+{
+  return std::ranges::any_of(origins_,
+                             [&](const auto &entry) { return entry.second.process == process; });
 }
 
 DsmWatch::Watched &DsmWatch::watched(const Server &server)

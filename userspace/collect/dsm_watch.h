@@ -31,6 +31,9 @@ public:
   // A segment was asked of the kernel; whether it was granted, the next look tells.
   void made(pid_t postmaster, std::uint32_t handle, DsmOrigin origin);
 
+  // Did this process make a segment that may still be there?
+  bool made_by(const ProcessId &process) const;
+
   // Looks at all servers.  What cannot be read is told once per server.
   void look(const ServerList &servers, const RequestsOf &requests_of);
 

@@ -112,7 +112,7 @@ void KernelReader::take(const pgmt_event_header &event, std::size_t size)
 void KernelReader::take_dsm(const pgmt_dsm_event &event)
 {
   const auto ago = std::chrono::nanoseconds(monotonic_ns() - event.header.time_ns);
-  const auto &ip = event.stack.ip;
+  const auto &ip = event.stack;
   if (dsm_made_.size() == kMaxDsmMade)
     dsm_made_.clear();
   dsm_made_.push_back(
