@@ -12,7 +12,7 @@
  * it became less, and calls of free in AllocSetReset, AllocSetFree and their likes have no probes:
  * when not recording, what they return is the difference.
  *
- * Stacks are walked by frame pointers, only where a context outgrows its earlier peak; when
+ * Stacks (stack.bpf.h) are taken only where a context outgrows its earlier peak; when
  * recording (record_all) for every block, and under the name of the context instead of its
  * address: so what contexts of a name gain and return adds up, however short they live.
  */
@@ -66,44 +66,6 @@ static __always_inline bool read_context(struct pgmt_process *p,
 
 /* ---- who asked ---- */
 
-static __always_inline __u64 hash_of(const struct pgmt_stack *stack)
-{
-	__u64 hash = 0;
-
-	for (int i = 0; i < PGMT_STACK_FRAMES; i++) {
-		if (!stack->ip[i])
-			break;
-		hash = (hash ^ stack->ip[i]) * 0x9e3779b97f4a7c15ULL;
-		hash ^= hash >> 29;
-	}
-	return hash;
-}
-
-/* Fewer than the caller of the caller say nothing. */
-#define STACK_LEAST 3
-
-static __always_inline void capture_stack(struct pt_regs *ctx, struct pgmt_process *p)
-{
-	struct pgmt_stack_key *key = &p->growth_key.stack;
-	long size = bpf_get_stack(ctx, p->stack.ip, sizeof(p->stack.ip), BPF_F_USER_STACK);
-
-	key->tgid = p->tgid;
-	key->hash = 0;
-	if (size < STACK_LEAST * 8) {
-		lose(PGMT_LOSS_STACK);
-		return;
-	}
-	if (size == sizeof(p->stack.ip))
-		lose(PGMT_LOSS_STACK_CUT);
-	key->hash = hash_of(&p->stack);
-	if (bpf_map_lookup_elem(&stacks, key))
-		return;
-	if (bpf_map_update_elem(&stacks, key, &p->stack, BPF_ANY)) {
-		lose(PGMT_LOSS_STACKS_FULL);
-		key->hash = 0;
-	}
-}
-
 /* Whose growth, and how much of it raised a peak, is in growth_key and growth.raised. */
 static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p, __u64 bytes)
 {
@@ -111,18 +73,19 @@ static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p,
 
 	if (!p)
 		return;
-	capture_stack(ctx, p);
+	p->growth.bytes = bytes;
+	p->growth.blocks = 1;
+	p->growth.last_ns = bpf_ktime_get_ns();
+	if (capture_stack(ctx, p))
+		return; /* the daemon counts it */
 	g = bpf_map_lookup_elem(&growths, &p->growth_key);
 	if (g) {
 		g->bytes += bytes;
 		g->raised += p->growth.raised;
 		g->blocks++;
-		g->last_ns = bpf_ktime_get_ns();
+		g->last_ns = p->growth.last_ns;
 		return;
 	}
-	p->growth.bytes = bytes;
-	p->growth.blocks = 1;
-	p->growth.last_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&growths, &p->growth_key, &p->growth, BPF_ANY))
 		lose(PGMT_LOSS_GROWTHS_FULL);
 }
@@ -175,6 +138,7 @@ static __noinline void record_gain(struct pt_regs *ctx, struct pgmt_process *p,
 	}
 	p->growth_key.context = PGMT_CONTEXTS_ALL;
 	p->growth_key.name = name;
+	p->growth_key.query = by_query ? asking(p) : PGMT_QUERY_NONE;
 	p->growth.raised = beyond > 0 ? beyond : 0;
 	count_growth(ctx, p, bytes);
 }

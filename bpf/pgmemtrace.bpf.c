@@ -93,6 +93,11 @@ const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
+const volatile __u32 no_frame_pointers = 0;	/* the server was built without */
+const volatile __u64 copy_every_ns = 1000000;	/* a stack, per process ... */
+const volatile __u64 copy_burst_ns = 256000000; /* ... and what it may be ahead of that */
+
+const volatile __u32 by_query = 0; /* growth is attributed to statements */
 
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
@@ -187,6 +192,20 @@ struct {
 	__type(key, struct pgmt_stack_key);
 	__type(value, struct pgmt_stack);
 } stacks SEC(".maps");
+
+/* struct pgmt_stack_copy: apart from `events`, which must not be lost for them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 * 1024 * 1024); /* resized by the daemon */
+} stack_copies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384); /* as stacks */
+	__type(key, struct pgmt_stack_place);
+	__type(value, struct pgmt_known_stack);
+} known_stacks SEC(".maps");
 
 struct task_state {
 	__u32 slot;    /* index in processes, plus one; 0: none */
@@ -785,6 +804,8 @@ static __noinline void capture_activity(struct pgmt_process *p)
 	copy_query(p, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));
 }
 
+#include "query.bpf.h"
+
 /* ---- events ---- */
 
 static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt_process *p,
@@ -898,6 +919,8 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	p->query_desc = 0;
 	p->nesting = 0;
 	p->phase = PGMT_PHASE_IDLE;
+	if (by_query)
+		note_activity(p);
 }
 
 /*
@@ -1073,4 +1096,6 @@ int process_exit(struct pt_regs *ctx)
 }
 
 #include "dsm.bpf.h"
+#include "stack.bpf.h"
 #include "block.bpf.h"
+#include "malloc.bpf.h"

@@ -45,7 +45,7 @@ build=(
 )
 server=("postgresql-$pg_major") # the contrib modules are in it
 test=(
-  "${server[@]}" "postgresql-server-dev-$pg_major"
+  "${server[@]}" "postgresql-server-dev-$pg_major" make # the extension
   debootstrap # folders of other suites, for their PostgreSQL
   libgtest-dev libgmock-dev libclang-rt-dev
   valgrind # ms_print reads our massif files

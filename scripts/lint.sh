@@ -11,7 +11,8 @@ usage() {
   cat <<'END'
 usage: scripts/lint.sh [format|tidy|shell|--fix]...
 
-Without an argument: format, tidy and shell.  tidy builds first, for the compile database.
+Without an argument: format, tidy and shell.  tidy builds first, for the compile database; it reads
+userspace/ and tests/ (sql/ is PostgreSQL's C: scripts/regress.sh compiles it with -Wextra -Werror).
 --fix brings all files into the project's format and checks nothing.
 END
 }
@@ -45,7 +46,7 @@ check_format() {
 check_shell() {
   local files
   mapfile -t files < <(tracked | while read -r file; do
-    if [[ -f $file && $(head -c 64 -- "$file" | head -n 1) =~ ^#!.*[/\ ](ba)?sh ]]; then echo "$file"; fi
+    if [[ -f $file && $(head -c 64 -- "$file" | head -n 1 | tr -d "\0") =~ ^#!.*[/\ ](ba)?sh ]]; then echo "$file"; fi
   done)
   files+=(scripts/common.sh scripts/private_server.sh)
   shellcheck --external-sources --source-path=SCRIPTDIR "${files[@]}" || return 1

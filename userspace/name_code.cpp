@@ -10,17 +10,12 @@ void name_code(std::span<Violation> violations, const BlockReader &blocks,
     if (violation.state == ViolationState::cleared)
       continue;
     const auto &process = violation.process;
-    ProcessId whose = process.id;
-    std::vector<std::uint64_t> addresses;
-    if (const auto *origin = origin_of(violation)) {
-      whose = origin->process;
-      addresses = origin->stack;
-    } else if (violation.stack_id != 0) {
-      addresses = blocks.stack(process.id.pid, violation.stack_id);
-    }
-    if (addresses.empty())
-      continue;
-    violation.stack = symbols.frames({whose, servers.postmaster(process.postmaster)}, addresses);
+    const auto postmaster = servers.postmaster(process.postmaster);
+    if (const auto *origin = origin_of(violation))
+      violation.stack = symbols.frames({origin->process, postmaster}, origin->stack);
+    else if (violation.stack_id != 0)
+      violation.stack = symbols.frames({process.id, postmaster},
+                                       blocks.stack(process.id.pid, violation.stack_id));
     violation.module = module_of(violation.stack);
   }
 }

@@ -77,6 +77,15 @@ template <typename T> std::map<std::string, T> by_name(const T (&values)[PGMT_PR
   return named;
 }
 
+// Stacks are taken at level block alone.
+KernelMaps::Options maps_for(const Pipeline::Options &options)
+{
+  auto maps = options.maps;
+  if (options.attachments.level < Level::block && !options.escalation.on)
+    maps.copies_bytes = static_cast<std::uint32_t>(sysconf(_SC_PAGESIZE)); // the least there can be
+  return maps;
+}
+
 // A context's name for events of the kernel half, which hand over its address.
 std::string name_at(pid_t pid, std::uint64_t address)
 {
@@ -104,7 +113,7 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 
 Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_ptr<Sink>> sinks,
                    Options options)
-    : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
+    : options_(std::move(options)), servers_(std::move(servers)), maps_(maps_for(options_)),
       attachments_(maps_, options_.attachments), blocks_(maps_, name_at),
       dsm_([this](const Error &error) { options_.warn(error); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
@@ -122,6 +131,8 @@ void Pipeline::step()
   follow_servers(now); // attach: who came, who went
   if (reader_)
     reader_->drain(); // collect: what the kernel half saw ...
+  if (copies_)
+    copies_->drain();
   notice_activity(now);
   read_blocks(now);
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
@@ -189,6 +200,16 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       reader_ = std::move(*reader);
     else
       options_.warn(reader.error());
+    auto copies = StackCopies::create(maps_, symbols_, [this](pid_t pid) {
+      const auto *process = servers_.find_process(pid);
+      return process ? Symbolizer::Target{process->identity.id,
+                                          servers_.postmaster(process->identity.postmaster)}
+                     : Symbolizer::Target{.process = {.pid = pid}, .postmaster = {}};
+    });
+    if (copies)
+      copies_ = std::move(*copies);
+    else
+      options_.warn(copies.error());
   }
   news_ |= !changes.vanished.empty();
   for (const auto &gone : changes.vanished) {
@@ -541,6 +562,8 @@ Health Pipeline::health() const
   auto losses = maps_.losses();
   health.events_lost = std::move(losses.unrecorded);
   health.events_lost["dsm_origin"] += dsm_.forgotten();
+  if (copies_)
+    health.events_lost.merge(copies_->losses());
   health.read_errors.merge(losses.unreadable);
   health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
   health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};

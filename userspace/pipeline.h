@@ -28,6 +28,7 @@
 #include "rules/rule_set.h"
 #include "sinks/sink.h"
 #include "snapshot/snapshot.h"
+#include "stack_copies.h"
 #include "symbols/symbolizer.h"
 #include "util/result.h"
 
@@ -108,6 +109,7 @@ private:
   BlockReader blocks_;
   DsmWatch dsm_;
   Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_; // null at level sweep
   Escalation escalation_;
   SweepSchedule schedule_;
   RuleSet rules_;

@@ -23,6 +23,7 @@
 #define PGMT_WALK_MAX 16384 /* steps of one walk at most: each context, and each way up */
 #define PGMT_SITES 64	    /* of level block, per binary; a power of two */
 #define PGMT_STACK_FRAMES 64
+#define PGMT_STACK_BYTES 16384 /* of a stack that is copied to be unwound, at most */
 
 /* The programs, in the order of hits[] and of the metric label "probe". */
 enum pgmt_probe {
@@ -79,8 +80,14 @@ enum pgmt_loss {
 	PGMT_LOSS_BLOCKS_UNSEEN, /* a context's size had changed without a probe seeing it */
 	PGMT_LOSS_GROWTHS_FULL,	 /* the growths or the names map was full */
 	PGMT_LOSS_STACKS_FULL,	 /* the stacks map was full */
-	PGMT_LOSS_STACK,	 /* a call stack could not be captured */
+	PGMT_LOSS_STACK,	 /* a call stack could not be read */
 	PGMT_LOSS_STACK_CUT,	 /* ... was longer than PGMT_STACK_FRAMES */
+	PGMT_LOSS_QUERIES_FULL,	 /* a statement was counted as one of the others */
+	PGMT_LOSS_CHUNKS_FULL,	 /* level malloc: a chunk was not kept, and is not counted */
+	PGMT_LOSS_HEAP_CALL,   /* ... a call of malloc never returned, or was of an unknown kind */
+	PGMT_LOSS_HEAP_STALE,  /* ... a chunk was gone without its free being seen */
+	PGMT_LOSS_COPY_RATE,   /* ... had to be copied, and too many were just before */
+	PGMT_LOSS_COPIES_FULL, /* ... had to be copied, and the ring of copies was full */
 	PGMT_LOSSES,
 };
 
@@ -170,10 +177,28 @@ struct pgmt_name {
 	__s64 blocks; /* gained less returned */
 };
 
+/* What is known of a stack; the daemon finds it out. */
+enum pgmt_stack_state {
+	/* walked by frame pointers ... */
+	PGMT_STACK_UNCHECKED, /* ... and maybe wrong: code without them may be among it */
+	PGMT_STACK_PROVEN,    /* ... which all its code keeps */
+	PGMT_STACK_BROKEN,    /* ... which some of its code does not keep: wanted as a copy */
+	/* unwound by the daemon ... */
+	PGMT_STACK_UNWOUND,	 /* ... down to main() */
+	PGMT_STACK_UNWOUND_PART, /* ... as far as could be */
+};
+
 /* A call stack of a process, innermost first; 0: the end. */
 struct pgmt_stack {
 	__u64 ip[PGMT_STACK_FRAMES];
+	__u64 state; /* enum pgmt_stack_state */
 };
+
+/*
+ * In the hashes of stacks that the daemon unwound.  It counts under them; what the kernel half
+ * counts for the same stacks lacks this bit, so that each key has one writer.
+ */
+#define PGMT_HASH_UNWOUND (1ULL << 63)
 
 struct pgmt_stack_key {
 	__u64 tgid;
@@ -192,6 +217,7 @@ struct pgmt_growth_key {
 	struct pgmt_stack_key stack;
 	__u64 context; /* its address, or enum pgmt_contexts */
 	__u64 name;    /* address of the context's name */
+	__u64 query;   /* key of the queries map, or enum pgmt_query_key */
 };
 
 struct pgmt_growth {
@@ -199,6 +225,38 @@ struct pgmt_growth {
 	__u64 raised; /* those that were more than ever before */
 	__u64 blocks;
 	__u64 last_ns;
+};
+
+/* Growth whose stack frame pointers do not tell, for the daemon to unwind and to count. */
+struct pgmt_stack_copy {
+	struct pgmt_growth_key key; /* stack.hash: of what frame pointers led to; 0: of nothing */
+	struct pgmt_growth growth;
+	__u64 ip;
+	__u64 sp;
+	__u64 bp;
+	__u64 size;		      /* bytes of stack that were copied */
+	__u8 stack[PGMT_STACK_BYTES]; /* from sp on */
+};
+
+/*
+ * A stack that was unwound once, by where it began: if the words where its return addresses were
+ * found still hold them, it is the same stack, and need not be copied again.  Several may
+ * begin alike.
+ */
+struct pgmt_stack_place {
+	__u64 tgid;
+	__u64 ip;
+	__u64 sp;
+	__u64 way; /* below PGMT_STACK_WAYS */
+};
+
+#define PGMT_STACK_WAYS 4
+
+struct pgmt_known_stack {
+	__u64 hash; /* of its stack, with PGMT_HASH_UNWOUND; the kernel half counts without that bit
+		     */
+	__u64 ip[PGMT_STACK_FRAMES]; /* return addresses; 0: the end */
+	__u16 at[PGMT_STACK_FRAMES]; /* in words from sp */
 };
 
 /* State of a running walk. */
@@ -214,6 +272,62 @@ struct pgmt_walk {
 	__u64 baseline;	     /* taken outside a statement */
 	struct pgmt_context_key key;
 	struct pgmt_context value;
+};
+
+/* ---- which statement asked: bpf/query.bpf.h ---- */
+
+/* Keys of the queries map that are no statement. */
+enum pgmt_query_key {
+	PGMT_QUERY_NONE,   /* between statements, or not known */
+	PGMT_QUERY_OTHERS, /* there were too many */
+};
+
+struct pgmt_query {
+	__u64 id;		   /* as the server computed it; 0: it did not */
+	char text[PGMT_QUERY_LEN]; /* its beginning */
+};
+
+/* ---- level malloc: bpf/malloc.bpf.h ---- */
+
+/* What a probed function does; the cookie of its probes. */
+enum pgmt_heap_call {
+	PGMT_HEAP_MALLOC,	  /* (size) */
+	PGMT_HEAP_CALLOC,	  /* (count, size) */
+	PGMT_HEAP_REALLOC,	  /* (chunk, size) */
+	PGMT_HEAP_ALIGNED_ALLOC,  /* (alignment, size) */
+	PGMT_HEAP_POSIX_MEMALIGN, /* (where to put it, alignment, size) */
+	PGMT_HEAP_MMAP,		  /* (address, size, protection, flags) */
+	PGMT_HEAP_FREE,		  /* (chunk); and all that follows does not wait for a return */
+	PGMT_HEAP_MUNMAP,	  /* (address, size) */
+	PGMT_HEAP_CALLS,
+};
+
+/* One chosen process; its key is the tgid.  The daemon makes the entry. */
+struct pgmt_heap {
+	__u64 gained;	 /* bytes, as asked for */
+	__u64 returned;	 /* ... of those gained */
+	__u64 peak;	 /* the most that `gained` was ahead of `returned` */
+	__u64 unmatched; /* frees of what was there before, or was not kept */
+};
+
+/* What one stack gained; or, as a chunk's, what it is counted in. */
+struct pgmt_heap_key {
+	struct pgmt_stack_key stack;
+	__u64 query; /* key of the queries map, or enum pgmt_query_key */
+};
+
+struct pgmt_heap_sum {
+	__u64 gained;
+	__u64 returned;
+	__u64 raised; /* of `gained`, what raised the process's peak */
+	__u64 chunks;
+	__u64 chunks_returned;
+};
+
+/* A chunk that lives; its key is a pgmt_context_key. */
+struct pgmt_chunk {
+	__u64 bytes;
+	struct pgmt_heap_key key;
 };
 
 /*
@@ -282,8 +396,13 @@ struct pgmt_process {
 	__s32 stmt_location; /* -1 or 0: whole text */
 	__s32 stmt_len;	     /* 0: to its end */
 	__u64 text_request;  /* value of `requests` then, plus one; 0: never */
-	__u64 query_id;
+	__u64 query_id;	     /* this and the next one: a struct pgmt_query */
 	char query[PGMT_QUERY_LEN];
+
+	/* when growth is attributed to statements */
+	__u64 asking;		/* key of the queries map of the one that was asked for last ... */
+	__u64 asking_stamp;	/* ... and which one that was */
+	__u64 settled_activity; /* st_activity_start_timestamp at settle, plus one; 0: not known */
 
 	/* sampled run time of the programs in this process, walks not included */
 	__u64 run_ns[PGMT_PROBES];
@@ -297,6 +416,8 @@ struct pgmt_process {
 	struct pgmt_growth growth;
 	struct pgmt_name name;
 	struct pgmt_stack stack;
+	__u64 copies_ns; /* copies of stacks are paid for until then */
+	struct pgmt_stack_place place;
 } __attribute__((aligned(64)));
 
 enum pgmt_event_type {
@@ -366,8 +487,15 @@ PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
 PGMT_ASSERT_SIZE(struct pgmt_context, 88);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
 PGMT_ASSERT_SIZE(struct pgmt_name, 56);
-PGMT_ASSERT_SIZE(struct pgmt_growth_key, 32);
+PGMT_ASSERT_SIZE(struct pgmt_growth_key, 40);
 PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
+PGMT_ASSERT_SIZE(struct pgmt_query, 8 + PGMT_QUERY_LEN);
+PGMT_ASSERT_SIZE(struct pgmt_heap_key, 24);
+PGMT_ASSERT_SIZE(struct pgmt_chunk, 32);
+PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
+PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
+PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
+PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 104 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 128);
 PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 192);

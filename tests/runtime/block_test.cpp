@@ -11,8 +11,10 @@
 
 #include "collect/block_reader.h"
 #include "collect/sweep.h"
+#include "stack_copies.h"
 #include "support/kernel.h"
 #include "support/runtime_test.h"
+#include "symbols/frame_pointers.h"
 #include "symbols/symbolizer.h"
 
 namespace pgmemtrace::test {
@@ -24,20 +26,53 @@ using testing::Pair;
 
 // ---- the kernel half alone -----------------------------------------------------------
 
+// With the stacks that had to be copied.
+class BlockKernel : public Kernel {
+public:
+  BlockKernel(const PostgresCluster &cluster, Level level, KernelMaps::Options maps = {},
+              Probes::Options probes = {})
+      : Kernel(cluster, level, maps, with_frame_pointers(cluster, std::move(probes))),
+        symbols_({.proc = Proc(), .modules = {}, .debug_files = {}})
+  {
+    auto copies = StackCopies::create(this->maps(), symbols_, [this](pid_t pid) {
+      servers().refresh();
+      const auto *process = servers().find_process(pid);
+      return Symbolizer::Target{process ? process->identity.id : ProcessId{pid, 0}, {}};
+    });
+    if (!copies)
+      throw std::runtime_error(to_string(copies.error()));
+    copies_ = std::move(*copies);
+  }
+  Symbolizer &symbols() { return symbols_; }
+  StackCopies &copies() { return *copies_; }
+
+private:
+  static Probes::Options with_frame_pointers(const PostgresCluster &cluster, Probes::Options probes)
+  {
+    const auto elf = ElfFile::open(cluster.bin("postgres"));
+    probes.frame_pointers = elf && frame_pointers(*elf).kept();
+    return probes;
+  }
+
+  Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_;
+};
+
 class BlockTest : public RuntimeTest {
 protected:
   // Level block on the processes of this test's server; others on the host are refused.
-  static std::unique_ptr<Kernel> watch(Probes::Options options = {})
+  static std::unique_ptr<BlockKernel> watch(Probes::Options options = {})
   {
     options.select_only = true;
-    auto kernel = std::make_unique<Kernel>(cluster(), Level::block, KernelMaps::Options{},
-                                           std::move(options));
+    auto kernel = std::make_unique<BlockKernel>(cluster(), Level::block, KernelMaps::Options{},
+                                                std::move(options));
     EXPECT_TRUE(kernel->maps().select(cluster().postmaster_pid(), true));
     return kernel;
   }
 
-  static std::vector<BlockGrowth> growth(Kernel &kernel, const Session &session)
+  static std::vector<BlockGrowth> growth(BlockKernel &kernel, const Session &session)
   {
+    kernel.copies().drain();
     BlockReader blocks(kernel.maps(), [](pid_t pid, std::uint64_t address) {
       return ForeignMemory(pid).read_string(address, 64).value_or("");
     });
@@ -47,22 +82,17 @@ protected:
 
   // Module and function of each frame.
   static std::vector<std::pair<std::string, std::string>>
-  frames(Kernel &kernel, const Session &session, std::uint64_t stack)
+  frames(BlockKernel &kernel, const Session &session, std::uint64_t stack)
   {
     BlockReader blocks(kernel.maps(), [](pid_t, std::uint64_t) { return std::string(); });
-    Symbolizer symbols({.proc = Proc(), .modules = {}, .debug_files = {}});
     const auto *process = kernel.servers().find_process(session.backend_pid());
     std::vector<std::pair<std::string, std::string>> out;
     if (!process)
       return out;
-    auto kind = Symbolizer::Kind::instruction;
-    for (const auto address : blocks.stack(session.backend_pid(), stack)) {
-      for (const auto &frame :
-           symbols.frames({.process = process->identity.id, .postmaster = {}}, address, kind))
-        out.emplace_back(frame.code.module.substr(frame.code.module.rfind('/') + 1),
-                         frame.function);
-      kind = Symbolizer::Kind::return_address;
-    }
+    for (const auto &frame :
+         kernel.symbols().frames({.process = process->identity.id, .postmaster = {}},
+                                 blocks.stack(session.backend_pid(), stack)))
+      out.emplace_back(frame.code.module.substr(frame.code.module.rfind('/') + 1), frame.function);
     return out;
   }
 };
@@ -206,8 +236,10 @@ TEST_F(BlockTest, contexts_made_with_fresh_memory_name_their_maker)
   auto session = cluster().connect();
   auto kernel = watch();
   // More than the hundred of a kind that aset.c keeps for reuse.
-  for (int i = 0; i < 250; ++i)
+  for (int i = 0; i < 250; ++i) {
     session.exec("PREPARE made_" + std::to_string(i) + " AS SELECT 1");
+    kernel->copies().drain();
+  }
   kernel->servers().refresh();
   std::uint64_t made = 0;
   for (const auto &one : growth(*kernel, session)) {
@@ -248,7 +280,7 @@ TEST_F(BlockTest, a_process_that_was_not_asked_for_is_not_counted)
 {
   auto asked = cluster().connect();
   auto other = cluster().connect();
-  Kernel kernel(cluster(), Level::block, {}, {.select_only = true});
+  BlockKernel kernel(cluster(), Level::block, {}, {.select_only = true});
   ASSERT_TRUE(kernel.maps().select(asked.backend_pid(), false));
   work(other, "other");
   work(asked, "asked");
@@ -279,12 +311,13 @@ TEST_F(BlockTest, one_process_can_be_raised_and_lowered_again)
 TEST_F(BlockTest, a_full_map_is_counted)
 {
   auto session = cluster().connect();
-  Kernel kernel(cluster(), Level::block, {.growths = 4, .stacks = 2}, {.select_only = true});
+  BlockKernel kernel(cluster(), Level::block, {.growths = 4, .stacks = 2}, {.select_only = true});
   ASSERT_TRUE(kernel.maps().select(cluster().postmaster_pid(), true));
   work(session, "full");
-  EXPECT_GT(kernel.lost(PGMT_LOSS_GROWTHS_FULL), 0u);
-  EXPECT_GT(kernel.lost(PGMT_LOSS_STACKS_FULL), 0u);
   EXPECT_LE(growth(kernel, session).size(), 4u);
+  EXPECT_GT(kernel.lost(PGMT_LOSS_GROWTHS_FULL), 0u);
+  EXPECT_GT(kernel.lost(PGMT_LOSS_STACKS_FULL) + kernel.copies().losses()["stack_copies_not_kept"],
+            0u);
 }
 
 TEST_F(BlockTest, what_is_of_the_dead_is_dropped)
@@ -296,6 +329,7 @@ TEST_F(BlockTest, what_is_of_the_dead_is_dropped)
     auto session = cluster().connect();
     pid = session.backend_pid();
     work(session, "gone");
+    kernel->copies().drain();
     blocks.refresh();
     ASSERT_FALSE(blocks.growth(pid).empty());
     blocks.tidy([&](pid_t) { return true; });

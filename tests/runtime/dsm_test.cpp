@@ -7,7 +7,7 @@
 
 #include <gmock/gmock.h>
 
-#include "support/module.h"
+#include "support/extension.h"
 #include "support/runtime_test.h"
 
 namespace pgmemtrace::test {
@@ -30,10 +30,11 @@ protected:
     if (IsSkipped() || HasFatalFailure())
       return;
     auto admin = cluster().connect();
-    load_module(cluster(), admin, "dsm_leaks",
-                {"dsm_keep_mapping(bigint) RETURNS bigint", "dsm_outlive(bigint) RETURNS bigint",
-                 "dsm_orphan(bigint) RETURNS bigint", "dsm_keep_both(bigint) RETURNS bigint",
-                 "dsm_use(bigint) RETURNS bigint", "dsm_drop(bigint) RETURNS void"});
+    const auto library = build_extension(cluster(), "dsm_leaks.c", "dsm_leaks.so", {"-O1"});
+    for (const std::string function :
+         {"dsm_keep_mapping", "dsm_outlive", "dsm_orphan", "dsm_keep_both", "dsm_use", "dsm_drop"})
+      admin.exec("CREATE OR REPLACE FUNCTION " + function + "(bigint) RETURNS bigint AS '" +
+                 library + "' LANGUAGE C");
   }
 
   static std::unique_ptr<Daemon> watch(std::vector<std::string> more = {})

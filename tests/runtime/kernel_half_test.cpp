@@ -508,9 +508,15 @@ TEST_F(KernelHalfTest, processes_beyond_the_slots_are_counted_as_lost)
     sessions.back().exec("SELECT 1");
   }
   EXPECT_TRUE(eventually([&] { return kernel.lost(PGMT_LOSS_SLOTS_FULL) > 0; }));
-  kernel.reader().drain();
-  kernel.reader().tidy();
-  EXPECT_EQ(kernel.reader().slots_used(), 16u);
+  // Somebody else who had a slot, an autovacuum worker say, may be gone: then one of ours gets it.
+  EXPECT_TRUE(eventually([&] {
+    for (auto &session : sessions)
+      session.exec("SELECT 1");
+    kernel.reader().drain();
+    kernel.reader().tidy();
+    EXPECT_LE(kernel.reader().slots_used(), 16u);
+    return kernel.reader().slots_used() == 16;
+  }));
 }
 
 TEST_F(KernelHalfTest, a_slot_that_is_given_back_is_used_again)

@@ -10,7 +10,7 @@
 #include <sys/mount.h>
 
 #include "recording/recorder.h"
-#include "support/runtime_test.h"
+#include "support/recording_test.h"
 
 namespace pgmemtrace::test {
 namespace {
@@ -19,58 +19,7 @@ using nlohmann::json;
 using testing::Contains;
 using testing::HasSubstr;
 
-class RecordTest : public RuntimeTest {
-protected:
-  void SetUp() override
-  {
-    RuntimeTest::SetUp();
-    std::string folder = "/tmp/pgmt-record.XXXXXX";
-    folder_ = mkdtemp(folder.data());
-  }
-  void TearDown() override
-  {
-    RuntimeTest::TearDown();
-    (void)umount2(folder_.c_str(), MNT_DETACH); // where a test mounted something
-    std::filesystem::remove_all(folder_);
-  }
-
-  std::string file() const { return folder_ / "recording"; }
-
-  // Records `pid`, until told to stop or for a time.
-  std::unique_ptr<Daemon> record(pid_t pid, std::vector<std::string> more = {}) const
-  {
-    std::vector<std::string> args{"record", "--pid", std::to_string(pid), "-o", file()};
-    args.insert(args.end(), more.begin(), more.end());
-    auto daemon = start_daemon(args);
-    EXPECT_TRUE(daemon);
-    EXPECT_TRUE(daemon && daemon->wait_for_line(
-                              [](const std::string &line) { return line.starts_with("recording"); },
-                              std::chrono::seconds(30), Daemon::Stream::err));
-    return daemon;
-  }
-
-  CommandResult report(std::vector<std::string> more = {}) const
-  {
-    std::vector<std::string> args{pgmemtrace_binary(), "report", file()};
-    args.insert(args.end(), more.begin(), more.end());
-    return run_command(args);
-  }
-
-  json report_as_json(std::vector<std::string> more = {}) const
-  {
-    more.insert(more.end(), {"--format", "json"});
-    const auto result = report(std::move(more));
-    EXPECT_EQ(result.status, 0) << result.err;
-    return json::parse(result.out, nullptr, false);
-  }
-
-  std::ptrdiff_t files() const
-  {
-    return std::distance(std::filesystem::directory_iterator(folder_), {});
-  }
-
-  std::filesystem::path folder_;
-};
+class RecordTest : public RecordingTest {};
 
 std::optional<json> context(const json &report, const std::string &name)
 {
@@ -78,14 +27,6 @@ std::optional<json> context(const json &report, const std::string &name)
     if (one["name"] == name)
       return one;
   return std::nullopt;
-}
-
-std::vector<std::string> functions(const json &allocation)
-{
-  std::vector<std::string> out;
-  for (const auto &frame : allocation["stack"])
-    out.push_back(frame["function"]);
-  return out;
 }
 
 void leak(Session &session, int from, int to)
@@ -249,7 +190,7 @@ TEST_F(RecordTest, refuses_what_it_cannot_do)
   const auto pid = std::to_string(cluster().postmaster_pid());
   const Refused cases[] = {
       {{"record", "--pid", pid, "--level", "alloc", "-o", file()}, 2},
-      {{"record", "--pid", pid, "--level", "malloc", "-o", file()}, 2},
+      {{"record", "--pid", "all", "--level", "malloc", "-o", file()}, 2},
       {{"record", "--pid", pid, "--duration", "soon", "-o", file()}, 2},
       {{"record", "--pid", pid, "-o", "/nonexistent/folder/file"}, 3},
       {{"record", "--pid", pid, "-o", "/dev/null"}, 3},

@@ -34,7 +34,7 @@ DoctorReport good()
                   .build_id = "0123456789abcdef0123",
                   .processes = 9}};
   DoctorReport::Binary binary{
-      "/usr/lib/postgresql/15/bin/postgres", "15.20", "0123456789abcdef0123", {}};
+      "/usr/lib/postgresql/15/bin/postgres", "15.20", "0123456789abcdef0123", {}, {512, 0}};
   binary.plan.sites = {
       {.probe = PGMT_PROBE_SETTLE,
        .function = "ReadyForQuery",
@@ -144,6 +144,21 @@ TEST(Doctor, says_that_a_server_runs_a_file_that_was_replaced)
   EXPECT_THAT(text(report), HasSubstr("/bin/postgres was replaced since process 4711 began"));
   EXPECT_EQ(object(report)["servers"][0]["binary_replaced"], true);
   EXPECT_FALSE(obstacle(report)) << "it is watched all the same";
+}
+
+TEST(Doctor, says_whose_code_keeps_no_frame_pointers)
+{
+  auto report = good();
+  EXPECT_THAT(text(report), HasSubstr("frame pointers: no (0 of 512 functions"));
+  EXPECT_EQ(object(report)["binaries"][0]["frame_pointers"], false);
+  report.binaries[0].frame_pointers = {.functions = 469, .keeping = 423};
+  report.servers[0].without_frame_pointers = {"libc.so.6", "libxml2.so.2"};
+  EXPECT_THAT(text(report), HasSubstr("frame pointers: yes (423 of 469 functions"));
+  EXPECT_THAT(text(report), HasSubstr("main: 2 of its libraries keep no frame pointers"));
+  EXPECT_EQ(object(report)["binaries"][0]["frame_pointers"], true);
+  EXPECT_EQ(object(report)["servers"][0]["without_frame_pointers"][1], "libxml2.so.2");
+  report.binaries[0].frame_pointers = {};
+  EXPECT_TRUE(object(report)["binaries"][0]["frame_pointers"].is_null());
 }
 
 TEST(Doctor, does_not_invent_a_cost)

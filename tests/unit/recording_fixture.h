@@ -64,4 +64,47 @@ inline Recording small_recording()
   return recording;
 }
 
+// One process at level malloc: library.so took 3000 bytes from hash() and gave back 1000, postgres
+// took 500 for its contexts.  The first statement, which has an id, asked for 2000 of them, the
+// second one for 1000, too many others for 500.
+inline Recording heap_recording()
+{
+  auto recording = small_recording();
+  recording.level = kLevelMalloc;
+  recording.by_query = true;
+  recording.queries = {{.id = -42, .fingerprint = 1, .text = "SELECT ?"},
+                       {.fingerprint = 0xabc, .text = "INSERT INTO t VALUES (?)"},
+                       {.text = {}}};
+  recording.processes = {
+      {.pid = 7,
+       .instance = "main",
+       .backend_type = "client backend",
+       .database = "shop",
+       .user = "eve",
+       .contexts = {
+           {.name = kContextBlocks,
+            .grown = 500,
+            .peak = 500,
+            .allocations = {{.stack = 1,
+                             .query = 2,
+                             .bytes = 500,
+                             .blocks = 1,
+                             .raised = 500,
+                             .returned = 0}}},
+           {.name = "library.so",
+            .grown = 3000,
+            .returned = 1000,
+            .peak = 2500,
+            .allocations = {
+                {.stack = 2, .query = 0, .bytes = 2000, .blocks = 2, .raised = 1500, .returned = 0},
+                {.stack = 2,
+                 .query = 1,
+                 .bytes = 1000,
+                 .blocks = 1,
+                 .raised = 1000,
+                 .returned = 1000}}}}}};
+  recording.names = {kContextBlocks, "library.so"};
+  return recording;
+}
+
 } // namespace pgmemtrace::test

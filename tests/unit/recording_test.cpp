@@ -54,6 +54,19 @@ TEST(RecordingFile, comes_back_as_it_was)
   EXPECT_EQ(pack(*again), pack(recording)); // and nothing else was lost
 }
 
+TEST(RecordingFile, statements_and_what_stacks_returned_come_back)
+{
+  const auto recording = heap_recording();
+  const auto again = unpack(pack(recording));
+  ASSERT_TRUE(again) << to_string(again.error());
+  EXPECT_TRUE(again->by_query);
+  EXPECT_EQ(again->queries.at(0).id, -42);
+  EXPECT_EQ(again->processes.at(0).contexts.at(1).allocations.at(1).query, 1u);
+  EXPECT_EQ(again->processes.at(0).contexts.at(1).allocations.at(1).returned, 1000u);
+  EXPECT_EQ(pack(*again), pack(recording));
+  EXPECT_FALSE(unpack(pack(small_recording()))->by_query);
+}
+
 TEST(RecordingFile, names_that_are_no_utf8_are_no_obstacle)
 {
   auto recording = small_recording();
@@ -111,6 +124,9 @@ TEST(RecordingFile, indexes_out_of_range_are_errors)
   auto name = small_recording();
   name.samples[1].contexts[0].name = 2;
   EXPECT_FALSE(unpack(pack(name)));
+  auto query = heap_recording();
+  query.processes[0].contexts[0].allocations[0].query = 3;
+  EXPECT_FALSE(unpack(pack(query)));
 }
 
 TEST(RecordingFile, deep_and_huge_documents_are_errors)

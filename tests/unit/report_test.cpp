@@ -275,6 +275,106 @@ TEST(Pprof, says_who_grew_what_in_which_context)
                                                         {"Leaky", 50}}));
 }
 
+// ---- level malloc, and statements ----
+
+Profile by_query(const Recording &recording, View view = View::grown)
+{
+  return make_profile(recording, {.view = view, .context = {}, .by_query = true});
+}
+
+std::map<std::string, std::int64_t> bytes_by_id(const Profile &profile, View view)
+{
+  std::map<std::string, std::int64_t> out;
+  for (const auto &query : profile.contexts)
+    out[query.query_id.empty() ? query.name : query.query_id] = query.of(view);
+  return out;
+}
+
+TEST(Malloc, what_is_live_is_known_by_stack)
+{
+  const auto profile = profile_of(heap_recording(), View::live, "library.so");
+  ASSERT_EQ(profile.entries.size(), 1u); // one stack, of two statements
+  EXPECT_EQ(profile.entries[0].bytes, (ByView{3000, 2000, 2500}));
+}
+
+TEST(Malloc, what_is_outside_of_contexts_comes_first)
+{
+  auto recording = heap_recording();
+  recording.processes[0].contexts[0].grown = 1'000'000;
+  const auto profile = profile_of(recording);
+  EXPECT_EQ(profile.contexts.at(0).name, "library.so");
+  EXPECT_EQ(profile.contexts.at(1).name, kContextBlocks);
+}
+
+TEST(Malloc, reports_speak_of_modules)
+{
+  const auto recording = heap_recording();
+  const auto profile = profile_of(recording);
+  const auto report = json::parse(to_json(recording, profile, View::grown));
+  EXPECT_EQ(report["modules"][0]["name"], "library.so");
+  EXPECT_EQ(report["modules"][0]["returned_bytes"], 1000);
+  EXPECT_EQ(report["allocations"][0]["module"], "library.so");
+  EXPECT_FALSE(report.contains("contexts"));
+  EXPECT_THAT(to_text(profile, View::grown, 20), Not(HasSubstr("made")));
+  EXPECT_EQ(data_of(to_html(recording, profile, View::grown))["grouping"], "module");
+}
+
+TEST(Malloc, massif_takes_off_no_block_headers)
+{
+  auto recording = heap_recording();
+  recording.samples = {{.ms = 5, .contexts = {{1, 2000, 3}}}};
+  const auto massif = to_massif(recording, "");
+  EXPECT_THAT(massif, HasSubstr("mem_heap_B=2000\nmem_heap_extra_B=24\n"));
+}
+
+TEST(ByQuery, every_view_adds_up)
+{
+  const auto recording = heap_recording();
+  const auto profile = by_query(recording);
+  EXPECT_EQ(bytes_by_id(profile, View::grown),
+            (std::map<std::string, std::int64_t>{
+                {"-42", 2000}, {"text:0000000000000abc", 1000}, {"(other statements)", 500}}));
+  EXPECT_EQ(bytes_by_id(profile, View::live)["-42"], 2000);
+  EXPECT_EQ(bytes_by_id(profile, View::live)["text:0000000000000abc"], 0);
+  for (const auto view : {View::grown, View::live, View::peak})
+    EXPECT_EQ(profile.of(view), profile_of(recording).of(view));
+}
+
+// Statements of one id are one, however their texts differ.
+TEST(ByQuery, the_server_s_id_decides)
+{
+  auto recording = heap_recording();
+  recording.queries[1].id = -42;
+  EXPECT_EQ(bytes_by_id(by_query(recording), View::grown)["-42"], 3000);
+}
+
+TEST(ByQuery, contexts_are_the_outermost_function_and_the_rest_has_no_statement)
+{
+  auto recording = small_recording();
+  recording.by_query = true;
+  recording.queries = {{.fingerprint = 1, .text = "COPY t FROM STDIN"}};
+  recording.processes[0].contexts[0].allocations[0].query = 0;
+  const auto all = lines(to_folded(by_query(recording), View::grown));
+  EXPECT_THAT(all, testing::Contains("COPY t FROM STDIN;Leaky;run;leak 950"));
+  EXPECT_THAT(all, testing::Contains("(no statement, or not known);Leaky 50"));
+}
+
+TEST(ByQuery, is_in_every_format)
+{
+  const auto recording = heap_recording();
+  const auto profile = by_query(recording);
+  const auto report = json::parse(to_json(recording, profile, View::grown));
+  EXPECT_EQ(report["queries"][0]["query_id"], -42);
+  EXPECT_EQ(report["queries"][1]["query_id"], "text:0000000000000abc");
+  EXPECT_TRUE(report["queries"][2]["query_id"].is_null());
+  EXPECT_EQ(report["allocations"][0]["query_id"], -42);
+  EXPECT_THAT(to_text(profile, View::grown, 20), HasSubstr("[-42] SELECT ?"));
+  EXPECT_EQ(data_of(to_html(recording, profile, View::grown))["contexts"][0][6], "-42");
+  const auto more = difference(profile, profile, View::grown);
+  EXPECT_EQ(more.total, ByView{});
+  EXPECT_EQ(more.contexts.size(), profile.contexts.size());
+}
+
 TEST(EveryFormat, takes_an_empty_recording)
 {
   const Recording nothing;

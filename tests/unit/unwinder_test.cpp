@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 
 #include "fixtures/symbols/call_chain.h"
+#include "symbols/frame_pointers.h"
 #include "symbols/plt.h"
 #include "symbols/stack_frame.h"
 #include "symbols_fixture.h"
@@ -94,6 +95,64 @@ TEST_P(UnwinderTest, finds_the_callers_that_the_compilers_unwinder_finds)
   EXPECT_EQ(callers(stack), taken.callers);
   EXPECT_EQ(stack.end, StackEnd::complete);
   EXPECT_FALSE(stack.guessed);
+  ASSERT_EQ(stack.found_at.size(), taken.callers.size());
+  const StackCopy copy(taken.registers.sp, taken.stack);
+  for (std::size_t i = 0; i < stack.found_at.size(); ++i)
+    EXPECT_EQ(copy.word(stack.found_at[i]), taken.callers[i]) << i;
+}
+
+// What the kernel would find, by frame pointers alone.
+std::vector<std::uint64_t> walk(const Capture &taken)
+{
+  const StackCopy stack(taken.registers.sp, taken.stack);
+  std::vector<std::uint64_t> addresses{taken.registers.ip};
+  for (auto bp = std::optional(taken.registers.bp); bp && addresses.size() < 64;) {
+    const auto ip = stack.word(*bp + 8);
+    if (!ip)
+      break;
+    addresses.push_back(*ip);
+    bp = stack.word(*bp);
+  }
+  return addresses;
+}
+
+TEST_P(UnwinderTest, proves_of_a_walk_by_frame_pointers_what_is_right_and_no_more)
+{
+  Capture taken;
+  GetParam()(20, capture, &taken);
+  const auto walked = walk(taken);
+  const auto proven = symbolizer_.prove(self(), walked);
+  ASSERT_GE(proven.addresses, 2u); // who called capture(), which keeps its frame pointer
+  ASSERT_LE(proven.addresses, walked.size());
+  const std::span right(taken.callers);
+  for (std::size_t i = 1; i < proven.addresses; ++i)
+    EXPECT_EQ(walked[i], right[i - 1]) << i;
+  if (GetParam() == &with_frame_pointers::chain) {
+    EXPECT_GT(proven.addresses, 20u);
+  } else {
+    EXPECT_LT(proven.addresses, 5u); // the chain's innermost function is the last that is certain
+  }
+}
+
+TEST_P(UnwinderTest, proves_nothing_beyond_code_that_is_not_there)
+{
+  Capture taken;
+  GetParam()(20, capture, &taken);
+  const auto proven = symbolizer_.prove(
+      self(), std::array<std::uint64_t, 3>{taken.registers.ip, 0x1000, taken.callers[1]});
+  EXPECT_EQ(proven.addresses, 2u);
+  EXPECT_FALSE(proven.whole);
+  EXPECT_FALSE(proven.mapped);
+}
+
+TEST(FramePointers, are_a_property_of_how_a_library_was_built)
+{
+  const auto with = ElfFile::open(PGMT_CHAIN_WITH), without = ElfFile::open(PGMT_EXAMPLE);
+  ASSERT_TRUE(with && without);
+  EXPECT_GE(frame_pointers(*with).keeping, 3u);
+  EXPECT_TRUE(frame_pointers(*with).kept());
+  EXPECT_GT(frame_pointers(*without).functions, 0u);
+  EXPECT_FALSE(frame_pointers(*without).kept());
 }
 
 TEST_P(UnwinderTest, says_that_a_copy_ended_too_early_and_keeps_what_it_had)

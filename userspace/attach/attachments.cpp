@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "attach/same_file.h"
+#include "symbols/frame_pointers.h"
 
 namespace pgmemtrace {
 
@@ -74,6 +77,9 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
                           .select_only = !options_.selection.all,
                           .only_pids = single_processes(options_.selection, servers),
                           .record_all = options_.record_all,
+                          .by_query = options_.by_query,
+                          .heap = options_.heap,
+                          .frame_pointers = frame_pointers(*binary.elf).kept(),
                           .uprobe_multi = options_.uprobe_multi,
                           .postgres_btf = options_.postgres_btf};
   auto plan = plan_probes(*binary.elf);
@@ -122,6 +128,12 @@ Result<> Attachments::start(const ServerList &servers,
   const auto errors = follow(servers, servers.everybody());
   if (options_.level != Level::sweep && attached_.empty() && !errors.empty())
     return errors.front();
+  if (options_.heap &&
+      std::ranges::none_of(
+          attached_,
+          [](const auto &attachment) { return attachment->probes.heaps_attached() > 0; }) &&
+      !errors.empty())
+    return errors.front();
   std::ranges::for_each(errors, warn);
   return Ok{};
 }
@@ -159,7 +171,9 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
     for (const auto &attachment : attached_) {
       attachment->probes.detach_transactions(gone.pid);
       attachment->probes.detach_blocks(gone.pid);
+      attachment->probes.detach_heap(gone.pid);
     }
+    heaps_.erase(gone.pid);
   }
   for (const auto &id : changes.appeared)
     if (auto selected = select(id.pid, servers); !selected)
@@ -172,6 +186,62 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
     if (auto done = attachment->probes.attach_transactions(id.pid);
         !done && done.error().err != ESRCH)
       errors.push_back(done.error());
+  }
+  if (options_.heap)
+    std::ranges::move(follow_heaps(servers), std::back_inserter(errors));
+  return errors;
+}
+
+// ---- level malloc ----
+
+std::span<const HeapLibrary> Attachments::heap_libraries(pid_t postmaster) const
+{
+  const auto found = heap_libraries_.find(postmaster);
+  return found == heap_libraries_.end() ? std::span<const HeapLibrary>()
+                                        : std::span<const HeapLibrary>(found->second);
+}
+
+Result<> Attachments::attach_heap(const ServerProcess &process, const ServerList &servers)
+{
+  auto *attachment = find(process.binary);
+  const auto server = servers.servers().find(process.identity.postmaster);
+  if (!attachment || server == servers.servers().end())
+    return Ok{}; // refused, and said so
+  const auto pid = process.identity.id.pid;
+  auto libraries = heap_libraries_.find(server->first);
+  if (libraries == heap_libraries_.end()) {
+    auto found = find_heap_functions(pid, *process.binary->elf, process.load_bias);
+    if (!found)
+      return found.error();
+    libraries = heap_libraries_.emplace(server->first, std::move(*found)).first;
+  }
+  if (auto counted = maps_.count_heap(pid); !counted)
+    return counted.error();
+  return attachment->probes.attach_heap(pid, libraries->second);
+}
+
+std::vector<Error> Attachments::follow_heaps(const ServerList &servers)
+{
+  std::vector<Error> errors;
+  std::erase_if(heap_libraries_,
+                [&](const auto &entry) { return !servers.servers().contains(entry.first); });
+  for (const auto &[id, process] : servers.processes()) {
+    if (heaps_.contains(id.pid))
+      continue;
+    if (heaps_.size() >= kMaxHeaps) {
+      if (!std::exchange(too_many_heaps_, true))
+        errors.push_back({fmt::format("level malloc: of more than {} processes at a time, those "
+                                      "that come last are not recorded",
+                                      kMaxHeaps),
+                          0, "--pid with the processes that matter"});
+      break;
+    }
+    auto attached = attach_heap(process, servers);
+    if (!attached && attached.error().err == ESRCH)
+      continue; // it just ended
+    heaps_.insert(id.pid);
+    if (!attached)
+      errors.push_back(attached.error());
   }
   return errors;
 }

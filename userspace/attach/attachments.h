@@ -8,9 +8,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,10 +27,15 @@ namespace pgmemtrace {
 
 class Attachments {
 public:
+  // Level malloc: each process has links of its own.
+  static constexpr std::size_t kMaxHeaps = 128;
+
   struct Options {
     Level level = Level::statement;
     Selection selection;
-    bool record_all = false; // see Probes::Options
+    bool record_all = false; // these three: see Probes::Options
+    bool by_query = false;
+    bool heap = false; // of every process that is found, up to kMaxHeaps at a time
     bool uprobe_multi = true;
     std::string postgres_btf;
     Governor::Options governor; // `wanted` is taken from `level`
@@ -54,12 +61,16 @@ public:
   // nullptr: this binary is watched by the sweep alone.
   Attachment *find(const Binary *binary) const;
   const std::vector<std::unique_ptr<Attachment>> &all() const { return attached_; }
+  // Level malloc, of a server's processes; empty: nothing is attached there.
+  std::span<const HeapLibrary> heap_libraries(pid_t postmaster) const;
 
 private:
   Result<> attach(const Binary &binary, const ServerList &servers);
   Result<Attachment *> attached_by_another_name(const Binary &binary) const;
   std::optional<Error> coverage(const Binary &binary) const;
   Result<> select(pid_t pid, const ServerList &servers);
+  std::vector<Error> follow_heaps(const ServerList &servers);
+  Result<> attach_heap(const ServerProcess &process, const ServerList &servers);
 
   KernelMaps &maps_;
   Options options_;
@@ -67,6 +78,10 @@ private:
   std::set<const Binary *> refused_;
   std::set<pid_t> selected_;
   std::uint32_t next_binary_ = 1;
+  // Processes of a server are forks: its libraries are theirs.
+  std::map<pid_t, std::vector<HeapLibrary>> heap_libraries_; // by postmaster
+  std::set<pid_t> heaps_;                                    // attached, or refused
+  bool too_many_heaps_ = false;                              // was said
 };
 
 // Runs transactions without ever reaching ReadyForQuery in between: its boundary is their end.

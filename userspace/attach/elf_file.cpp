@@ -199,7 +199,9 @@ struct ElfFile::Impl {
   void add_function(const Dwarf_FDE &fde, unsigned encoding, std::uint64_t section_address,
                     const Elf_Data &data);
   void read_relocations();
+  const std::vector<Relocation> &all_relocations();
   const Relocation *relocation_at(std::uint64_t address);
+  std::string_view linked_by(const Relocation &relocation) const;
   std::span<const std::byte> contents(Load &load);
   std::optional<std::string> find_string(const Load &load, std::string_view prefix) const;
 };
@@ -439,12 +441,35 @@ void ElfFile::Impl::read_relocations()
   std::ranges::stable_sort(relocations, {}, &Relocation::address);
 }
 
-const ElfFile::Impl::Relocation *ElfFile::Impl::relocation_at(std::uint64_t address)
+const std::vector<ElfFile::Impl::Relocation> &ElfFile::Impl::all_relocations()
 {
   if (relocations.empty())
     read_relocations();
-  const auto found = std::ranges::lower_bound(relocations, address, {}, &Relocation::address);
-  return found == relocations.end() || found->address() != address ? nullptr : &*found;
+  return relocations;
+}
+
+const ElfFile::Impl::Relocation *ElfFile::Impl::relocation_at(std::uint64_t address)
+{
+  const auto &all = all_relocations();
+  const auto found = std::ranges::lower_bound(all, address, {}, &Relocation::address);
+  return found == all.end() || found->address() != address ? nullptr : &*found;
+}
+
+// Name of its symbol.
+std::string_view ElfFile::Impl::linked_by(const Relocation &relocation) const
+{
+  Elf_Scn *scn = elf_getscn(elf.get(), relocation.symbols);
+  GElf_Shdr shdr;
+  GElf_Sym symbol;
+  if (scn == nullptr || gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_DYNSYM ||
+      gelf_getsym(elf_getdata(scn, nullptr), static_cast<int>(GELF_R_SYM(relocation.rela.r_info)),
+                  &symbol) == nullptr)
+    return {};
+  const auto names = strings(shdr.sh_link);
+  if (symbol.st_name >= names.size())
+    return {};
+  const auto rest = names.substr(symbol.st_name);
+  return rest.substr(0, std::min(rest.find('\0'), kMaxString));
 }
 
 std::span<const std::byte> ElfFile::Impl::contents(Load &load)
@@ -560,6 +585,12 @@ std::optional<ElfFile::Symbol> ElfFile::bounds(std::uint64_t address) const
   return function;
 }
 
+std::span<const ElfFile::Symbol> ElfFile::compiled_functions() const
+{
+  impl_->build_functions();
+  return impl_->functions;
+}
+
 std::span<const std::byte> ElfFile::bytes(std::uint64_t address, std::size_t size) const
 {
   for (auto &load : impl_->loads) {
@@ -576,18 +607,15 @@ std::span<const std::byte> ElfFile::bytes(std::uint64_t address, std::size_t siz
 std::string_view ElfFile::linked_at(std::uint64_t address) const
 {
   const auto *relocation = impl_->relocation_at(address);
-  Elf_Scn *scn = relocation ? elf_getscn(impl_->elf.get(), relocation->symbols) : nullptr;
-  GElf_Shdr shdr;
-  GElf_Sym symbol;
-  if (scn == nullptr || gelf_getshdr(scn, &shdr) == nullptr || shdr.sh_type != SHT_DYNSYM ||
-      gelf_getsym(elf_getdata(scn, nullptr), static_cast<int>(GELF_R_SYM(relocation->rela.r_info)),
-                  &symbol) == nullptr)
-    return {};
-  const auto strings = impl_->strings(shdr.sh_link);
-  if (symbol.st_name >= strings.size())
-    return {};
-  const auto rest = strings.substr(symbol.st_name);
-  return rest.substr(0, std::min(rest.find('\0'), kMaxString));
+  return relocation ? impl_->linked_by(*relocation) : std::string_view();
+}
+
+std::optional<std::uint64_t> ElfFile::pointer_to(std::string_view symbol) const
+{
+  for (const auto &relocation : impl_->all_relocations())
+    if (impl_->linked_by(relocation) == symbol)
+      return relocation.address();
+  return std::nullopt;
 }
 
 // The addend of R_*_RELATIVE, which has no symbol; without a relocation (an executable with fixed

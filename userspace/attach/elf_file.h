@@ -53,11 +53,15 @@ public:
   std::vector<NamedFunction> functions() const; // of .symtab, or of .dynsym where that is stripped
   // Start and size of the function that covers an address, by .eh_frame.
   std::optional<Symbol> bounds(std::uint64_t address) const;
+  // All of these, by address.  Valid as long as the ElfFile.
+  std::span<const Symbol> compiled_functions() const;
   // Bytes at a link-time address, cut at the end of the segment.  Valid until drop_bytes().
   std::span<const std::byte> bytes(std::uint64_t address, std::size_t size) const;
   // Name of the symbol whose address the dynamic linker puts into the pointer at an address
   // ("malloc"), mostly of another file; empty if none.  Lives as long as the file.
   std::string_view linked_at(std::uint64_t address) const;
+  // The first such pointer to `symbol`.
+  std::optional<std::uint64_t> pointer_to(std::string_view symbol) const;
   // Where a pointer in the file points, as a link-time address; nullopt if it is none.
   std::optional<std::uint64_t> pointer_at(std::uint64_t address) const;
   // All executable PT_LOAD bytes with their link-time address.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "attach/kernel_maps.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -34,8 +35,9 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes, m.free_slots, m.contexts, m.events,  m.selection, m.selection_epoch,
-          m.losses,    m.tasks,      m.names,    m.growths, m.stacks};
+  return {m.processes, m.free_slots, m.contexts, m.events,       m.selection,   m.selection_epoch,
+          m.losses,    m.tasks,      m.names,    m.growths,      m.stacks,      m.queries,
+          m.heaps,     m.chunks,     m.sums,     m.stack_copies, m.known_stacks};
 }
 
 KernelMaps::~KernelMaps()
@@ -65,6 +67,12 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.chunks, options_.chunks);
+  err =
+      err ? err
+          : bpf_map__set_max_entries(object.maps.sums, std::min(options_.chunks, options_.growths));
+  err = err ? err : bpf_map__set_max_entries(object.maps.known_stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.stack_copies, options_.copies_bytes);
   if (err)
     return Error{"size the BPF maps", -err};
   return Ok{};
@@ -112,6 +120,9 @@ KernelMaps::Losses KernelMaps::losses() const
       {PGMT_LOSS_WALK_BOUND, "walk_bound"},     {PGMT_LOSS_BLOCKS_UNSEEN, "blocks_unseen"},
       {PGMT_LOSS_GROWTHS_FULL, "growths_full"}, {PGMT_LOSS_STACKS_FULL, "stacks_full"},
       {PGMT_LOSS_STACK, "stack_not_captured"},  {PGMT_LOSS_STACK_CUT, "stack_cut"},
+      {PGMT_LOSS_QUERIES_FULL, "queries_full"}, {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},
+      {PGMT_LOSS_HEAP_CALL, "heap_call"},       {PGMT_LOSS_HEAP_STALE, "heap_stale"},
+      {PGMT_LOSS_COPY_RATE, "stack_copy_rate"}, {PGMT_LOSS_COPIES_FULL, "stack_copies_full"},
   };
   constexpr std::pair<pgmt_loss, const char *> kUnreadable[] = {
       {PGMT_LOSS_READ_ROOT, "root"},
@@ -154,6 +165,15 @@ void KernelMaps::deselect(pid_t pid)
 {
   const auto key = static_cast<std::uint32_t>(pid);
   bpf_map_delete_elem(fds_[kSelection], &key);
+}
+
+Result<> KernelMaps::count_heap(pid_t pid)
+{
+  const auto key = static_cast<std::uint64_t>(pid);
+  const pgmt_heap nothing{};
+  if (bpf_map_update_elem(fds_[kHeaps], &key, &nothing, BPF_NOEXIST) && errno != EEXIST)
+    return Error{"count the heap of process " + std::to_string(pid), errno};
+  return Ok{};
 }
 
 } // namespace pgmemtrace

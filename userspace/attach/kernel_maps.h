@@ -33,6 +33,10 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
+    std::uint32_t chunks = 1;               // level malloc; grows on demand
+    // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
+    // without frame pointers sends 200 at once.
+    std::uint32_t copies_bytes = 4 << 20;
   };
 
   explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
@@ -59,6 +63,12 @@ public:
   int names_fd() const { return fds_[kNames]; }
   int growths_fd() const { return fds_[kGrowths]; }
   int stacks_fd() const { return fds_[kStacks]; }
+  int queries_fd() const { return fds_[kQueries]; }
+  int heaps_fd() const { return fds_[kHeaps]; }
+  int chunks_fd() const { return fds_[kChunks]; }
+  int sums_fd() const { return fds_[kSums]; }
+  int stack_copies_fd() const { return fds_[kStackCopies]; }
+  int known_stacks_fd() const { return fds_[kKnownStacks]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -69,6 +79,8 @@ public:
   // refused until they are selected themselves.)
   Result<> select(pid_t pid, bool with_children);
   void deselect(pid_t pid);
+  // Level malloc: counts a process from now on.
+  Result<> count_heap(pid_t pid);
 
 private:
   enum Map {
@@ -83,6 +95,12 @@ private:
     kNames,
     kGrowths,
     kStacks,
+    kQueries,
+    kHeaps,
+    kChunks,
+    kSums,
+    kStackCopies,
+    kKnownStacks,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);

@@ -111,6 +111,10 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.binary_index = options.binary_index;
   knobs.select_only = options.select_only;
   knobs.record_all = options.record_all;
+  knobs.by_query = options.by_query;
+  for (bpf_program *program : {object->progs.heap_enter, object->progs.heap_return})
+    bpf_program__set_autoload(program, options.heap);
+  knobs.no_frame_pointers = !options.frame_pointers;
   if (options.select_only)
     if (const auto task = task_struct_of_this_kernel()) {
       knobs.task_real_parent = task->real_parent;
@@ -126,10 +130,11 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
       std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS,
                   knobs.argument_registers[site.probe]);
   fill_sites(knobs.sites, plan, binary.layout);
-  if (!options.uprobe_multi)
-    for (int probe = 0; probe < PGMT_PROBES; ++probe)
-      bpf_program__set_expected_attach_type(program_of(*object, static_cast<pgmt_probe>(probe)),
-                                            bpf_attach_type{});
+  if (!options.uprobe_multi) {
+    bpf_program *program = nullptr;
+    bpf_object__for_each_program(program, object->obj)
+        bpf_program__set_expected_attach_type(program, bpf_attach_type{});
+  }
   if (auto prepared = maps.prepare(*object); !prepared)
     return prepared.error();
 
@@ -144,48 +149,57 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   return Probes(std::move(object), std::move(executable), std::move(plan), std::move(options));
 }
 
+Result<> Probes::link(const Target &target, pid_t pid, std::vector<Link> &into) const
+{
+  if (target.offsets.empty())
+    return Ok{};
+  const auto failed = [&] { return Error{fmt::format("attach the {} probe", target.name), errno}; };
+  if (options_.uprobe_multi) {
+    bpf_uprobe_multi_opts multi{};
+    multi.sz = sizeof(multi);
+    multi.offsets = target.offsets.data();
+    multi.cookies = target.cookies.data();
+    multi.cnt = target.offsets.size();
+    multi.retprobe = target.at_return;
+    Link link(bpf_program__attach_uprobe_multi(target.program, pid, target.path, nullptr, &multi));
+    if (!link)
+      return failed();
+    into.push_back(std::move(link));
+    return Ok{};
+  }
+  for (std::size_t i = 0; i < target.offsets.size(); ++i) {
+    bpf_uprobe_opts single{};
+    single.sz = sizeof(single);
+    single.bpf_cookie = target.cookies[i];
+    single.retprobe = target.at_return;
+    Link link(bpf_program__attach_uprobe_opts(target.program, pid, target.path, target.offsets[i],
+                                              &single));
+    if (!link)
+      return failed();
+    into.push_back(std::move(link));
+  }
+  return Ok{};
+}
+
+// No sites: plan_.unplaced says why; doctor and the metrics show it.
 Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
 {
-  std::vector<unsigned long> offsets;
-  std::vector<__u64> cookies;
+  const std::string name(name_of(probe));
+  Target target{.program = program_of(*object_, probe),
+                .name = name.c_str(),
+                .path = path_.c_str(),
+                .offsets = {},
+                .cookies = {}};
   std::uint64_t block_sites = 0;
   for (const auto &site : plan_.sites) {
     // ip - address is the load bias; block sites have a table that says more.
     const auto cookie = site.block ? block_sites++ : site.address;
     if (site.probe != probe || !probed(site))
       continue;
-    offsets.push_back(site.file_offset);
-    cookies.push_back(cookie);
+    target.offsets.push_back(site.file_offset);
+    target.cookies.push_back(cookie);
   }
-  if (offsets.empty())
-    return Ok{}; // plan_.unplaced says why; doctor and the metrics show it
-
-  bpf_program *program = program_of(*object_, probe);
-  const auto failed = [&] {
-    return Error{fmt::format("attach the {} probe", name_of(probe)), errno};
-  };
-  if (options_.uprobe_multi) {
-    bpf_uprobe_multi_opts multi{};
-    multi.sz = sizeof(multi);
-    multi.offsets = offsets.data();
-    multi.cookies = cookies.data();
-    multi.cnt = offsets.size();
-    Link link(bpf_program__attach_uprobe_multi(program, pid, path_.c_str(), nullptr, &multi));
-    if (!link)
-      return failed();
-    into.push_back(std::move(link));
-    return Ok{};
-  }
-  for (std::size_t i = 0; i < offsets.size(); ++i) {
-    bpf_uprobe_opts single{};
-    single.sz = sizeof(single);
-    single.bpf_cookie = cookies[i];
-    Link link(bpf_program__attach_uprobe_opts(program, pid, path_.c_str(), offsets[i], &single));
-    if (!link)
-      return failed();
-    into.push_back(std::move(link));
-  }
-  return Ok{};
+  return link(target, pid, into);
 }
 
 Result<> Probes::set_level(Level level)
@@ -211,8 +225,10 @@ Result<> Probes::set_level(Level level)
       }
     links_.emplace(probe, std::move(links));
   }
-  if (level == Level::sweep)
+  if (level == Level::sweep) {
     transaction_links_.clear();
+    heap_links_.clear();
+  }
   if (level >= Level::block)
     block_links_.clear(); // each hit counts once
   if (level < Level::statement) {
@@ -243,6 +259,35 @@ Result<> Probes::attach_blocks(pid_t pid)
 }
 
 void Probes::detach_blocks(pid_t pid) { block_links_.erase(pid); }
+
+// Returns first: what is entered before is then seen to its end.
+Result<> Probes::attach_heap(pid_t pid, const std::vector<HeapLibrary> &libraries)
+{
+  if (heap_links_.contains(pid))
+    return Ok{};
+  std::vector<Link> links;
+  for (const bool at_return : {true, false})
+    for (const auto &library : libraries) {
+      const auto path = library.file.path();
+      Target target{.program = at_return ? object_->progs.heap_return : object_->progs.heap_enter,
+                    .name = at_return ? "malloc return" : "malloc",
+                    .path = path.c_str(),
+                    .at_return = at_return,
+                    .offsets = {},
+                    .cookies = {}};
+      for (const auto &function : library.functions)
+        if (!at_return || function.returns()) {
+          target.offsets.push_back(function.file_offset);
+          target.cookies.push_back(function.call);
+        }
+      if (auto linked = link(target, pid, links); !linked)
+        return linked.error();
+    }
+  heap_links_.emplace(pid, std::move(links));
+  return Ok{};
+}
+
+void Probes::detach_heap(pid_t pid) { heap_links_.erase(pid); }
 
 Result<> Probes::attach_transactions(pid_t pid)
 {

@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #include "attach/calibrate.h"
+#include "attach/heap_functions.h"
 #include "attach/kernel_maps.h"
 #include "attach/planner.h"
 #include "attach/servers.h"
@@ -23,6 +24,7 @@
 #include "util/result.h"
 
 struct bpf_link;
+struct bpf_program;
 struct pgmemtrace_bpf;
 
 namespace pgmemtrace {
@@ -35,7 +37,11 @@ public:
     // Attach to these processes alone, and spare all others the traps; empty: to every
     // process of the binary.
     std::vector<pid_t> only_pids;
-    bool record_all = false;  // level block: every block's stack, see bpf/block.bpf.h
+    bool record_all = false; // level block: every block's stack, see bpf/block.bpf.h
+    bool by_query = false;   // growth by statement: bpf/query.bpf.h
+    bool heap = false;       // attach_heap() will be asked for
+    bool frame_pointers =
+        true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
     bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)
     std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
   };
@@ -53,6 +59,11 @@ public:
   // Level block for one process, whatever level() is; until it is detached.
   Result<> attach_blocks(pid_t pid);
   void detach_blocks(pid_t pid);
+
+  // Level malloc for one process, until it is detached: bpf/malloc.bpf.h.
+  Result<> attach_heap(pid_t pid, const std::vector<HeapLibrary> &libraries);
+  void detach_heap(pid_t pid);
+  std::size_t heaps_attached() const { return heap_links_.size(); }
 
   // The xact boundary, for one process that never settles (walsender, background worker).
   Result<> attach_transactions(pid_t pid);
@@ -83,6 +94,16 @@ private:
          Options options);
   Result<> attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into);
   bool probed(const ProbeSite &site) const; // at the level that it is for
+  // Where in a file, and what the program is told there.
+  struct Target {
+    bpf_program *program;
+    const char *name;
+    const char *path;
+    bool at_return = false;
+    std::vector<unsigned long> offsets;
+    std::vector<__u64> cookies;
+  };
+  Result<> link(const Target &target, pid_t pid, std::vector<Link> &into) const;
 
   std::unique_ptr<pgmemtrace_bpf, Destroy> object_;
   UniqueFd binary_;  // keeps the inode at hand when its path or its processes are gone
@@ -94,6 +115,7 @@ private:
   std::map<pgmt_probe, std::vector<Link>> links_;
   std::map<pid_t, std::vector<Link>> transaction_links_;
   std::map<pid_t, std::vector<Link>> block_links_;
+  std::map<pid_t, std::vector<Link>> heap_links_;
 };
 
 } // namespace pgmemtrace

@@ -2,17 +2,38 @@
 // doctor.cpp - the command: ask, print, and say by the exit status whether it would work.
 #include "cli/doctor.h"
 
+#include <cerrno>
 #include <iostream>
 #include <map>
+#include <set>
 
 #include <bpf/libbpf.h>
 
 #include "attach/identify.h"
+#include "attach/rooted_file.h"
 #include "attach/servers.h"
 #include "cli/commands.h"
 
 namespace pgmemtrace {
 namespace {
+
+// Extensions that sessions load later are not among them.
+std::vector<std::string> libraries_without_frame_pointers(pid_t postmaster)
+{
+  std::set<std::string> paths;
+  for (const auto &mapping : Proc().maps(postmaster).value_or(std::vector<Proc::Mapping>()))
+    if (mapping.executable && mapping.inode != 0)
+      paths.insert(mapping.path);
+  std::vector<std::string> without;
+  const auto root = "/proc/" + std::to_string(postmaster) + "/root";
+  for (const auto &path : paths) {
+    const auto file = open_in_root(root, path);
+    const auto elf = file ? ElfFile::open(file->path()) : Result<ElfFile>(Error{path, ENOENT});
+    if (elf && !frame_pointers(*elf).kept())
+      without.push_back(path.substr(path.rfind('/') + 1));
+  }
+  return without;
+}
 
 void examine_servers(const Selection &selection, DoctorReport &report)
 {
@@ -37,10 +58,11 @@ void examine_servers(const Selection &selection, DoctorReport &report)
                               .binary = server.binary->path,
                               .build_id = server.binary->build_id,
                               .processes = processes[pid],
+                              .without_frame_pointers = libraries_without_frame_pointers(pid),
                               .binary_replaced = is_deleted(Proc().exe(pid).value_or(""))});
   for (const auto &binary : list->binaries())
-    report.binaries.push_back(
-        {binary->path, binary->version, binary->build_id, plan_probes(*binary->elf)});
+    report.binaries.push_back({binary->path, binary->version, binary->build_id,
+                               plan_probes(*binary->elf), frame_pointers(*binary->elf)});
 }
 
 } // namespace

@@ -12,6 +12,7 @@
 #include "attach/calibrate.h"
 #include "attach/kernel_features.h"
 #include "attach/planner.h"
+#include "symbols/frame_pointers.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -27,11 +28,14 @@ struct DoctorReport {
     int major = 0;
     std::string version, instance, data_directory, binary, build_id;
     std::size_t processes = 0;
+    // Libraries of the postmaster whose code keeps none, by name.
+    std::vector<std::string> without_frame_pointers;
     bool binary_replaced = false; // by an upgrade: it runs a file that has no name any more
   };
   struct Binary {
     std::string path, version, build_id;
     Plan plan;
+    FramePointers frame_pointers;
   };
 
   std::string selection; // DoctorOptions::pid

@@ -130,6 +130,12 @@ void print_servers(const DoctorReport &report, std::ostream &out)
                       server.binary, server.instance, server.data_directory});
     print_table(rows, out);
     for (const auto &server : report.servers)
+      if (!server.without_frame_pointers.empty())
+        fmt::print(out,
+                   "  {}: {} of its libraries keep no frame pointers (--format json names them): "
+                   "stacks through them are copied and unwound\n",
+                   server.instance, server.without_frame_pointers.size());
+    for (const auto &server : report.servers)
       if (server.binary_replaced)
         fmt::print(out,
                    "  {} was replaced since process {} began: the server runs the old file, and is "
@@ -181,6 +187,10 @@ void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, 
   for (const UnplacedProbe &probe : binary.plan.unplaced)
     fmt::print(out, "  not placed: {} at {}: {}\n", name_of(probe.probe), probe.function,
                probe.reason);
+  if (const auto &kept = binary.frame_pointers; kept.functions > 0)
+    fmt::print(out, "  frame pointers: {} ({} of {} functions looked at keep them); {}\n",
+               yes_no(kept.kept()), kept.keeping, kept.functions,
+               kept.kept() ? "stacks are walked" : "stacks are copied and unwound");
 }
 
 void print_costs(const DoctorReport &report, std::ostream &out)
@@ -251,6 +261,8 @@ json plan_json(const DoctorReport &report, const DoctorReport::Binary &binary)
   return {{"path", binary.path},
           {"version", binary.version},
           {"build_id", binary.build_id},
+          {"frame_pointers",
+           binary.frame_pointers.functions == 0 ? json() : json(binary.frame_pointers.kept())},
           {"probes", std::move(probes)}};
 }
 
@@ -276,6 +288,7 @@ json server_json(const DoctorReport::Server &server)
           {"binary", server.binary},
           {"build_id", server.build_id},
           {"binary_replaced", server.binary_replaced},
+          {"without_frame_pointers", server.without_frame_pointers},
           {"processes", server.processes}};
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// record.cpp - `pgmemtrace record`: every block that contexts gain, by call stack, to a file.
+// record.cpp - `pgmemtrace record`: every block that contexts gain, or every chunk that processes
+// take from malloc, by call stack, to a file.
 //
 // The file's place is taken before anything is attached: who waited for a recording should not
 // learn at its end that it has nowhere to go.
@@ -25,11 +26,13 @@ namespace pgmemtrace {
 
 namespace {
 
-constexpr std::uint32_t kStacks = 32768; // at a time: every one is taken here
+constexpr std::uint32_t kStacks = 32768;   // at a time: every one is taken here
+constexpr std::uint32_t kChunks = 1 << 20; // level malloc: that live, of all processes
 
 struct RecordOptions {
   Choice choice;
   std::string level = "block";
+  bool by_query = false;
   std::string duration = "30s";
   std::string output;
   std::uint32_t max_processes = 1024;
@@ -47,9 +50,12 @@ Result<Parsed> parse(const RecordOptions &options)
   if (!selection)
     return selection.error();
   parsed.selection = std::move(*selection);
-  if (options.level != "block")
+  if (options.level != "block" && options.level != kLevelMalloc)
     return Error{fmt::format("--level {}: nothing that can be recorded", options.level), 0,
-                 "block is, as yet"};
+                 "block or malloc"};
+  if (options.level == kLevelMalloc && parsed.selection.all)
+    return Error{"--level malloc --pid all: it is for chosen processes", 0,
+                 "each call of malloc costs several microseconds: --pid PID[,PID...] or --pgdata"};
   const auto duration = duration_of("--duration", options.duration);
   if (!duration)
     return duration.error();
@@ -98,12 +104,18 @@ int run_record(const RecordOptions &options)
                                    .proc = Proc()});
   if (!servers)
     return fail(servers.error());
+  // At level malloc the boundaries tell who comes, and which statement runs.
+  const bool heap = options.level == kLevelMalloc;
   auto recorder = Recorder::start(std::move(*servers),
-                                  {.attachments = {.level = Level::block,
+                                  {.attachments = {.level = heap ? Level::statement : Level::block,
                                                    .selection = parsed->selection,
+                                                   .by_query = options.by_query,
+                                                   .heap = heap,
                                                    .uprobe_multi = features.uprobe_multi,
                                                    .postgres_btf = options.choice.postgres_btf},
-                                   .maps = {.processes = options.max_processes, .stacks = kStacks},
+                                   .maps = {.processes = options.max_processes,
+                                            .stacks = kStacks,
+                                            .chunks = heap ? kChunks : 1},
                                    .warn = warn_on_stderr()});
   if (!recorder)
     return fail(recorder.error());
@@ -126,9 +138,16 @@ void add_record_command(CLI::App &app, int &exit_status)
 {
   auto options = std::make_shared<RecordOptions>();
   CLI::App *command =
-      app.add_subcommand("record", "Record which code makes contexts grow, for `report`");
+      app.add_subcommand("record", "Record which code makes memory grow, for `report`");
   add_choice(*command, options->choice, "record");
-  command->add_option("--level", options->level, "What is recorded: block")->capture_default_str();
+  command
+      ->add_option("--level", options->level,
+                   "What is recorded. block: memory contexts; malloc: all that processes take from "
+                   "the C library")
+      ->capture_default_str();
+  command->add_flag("--by-query", options->by_query,
+                    "Keep which statement asked, for `report --by-query`: ids, and texts without "
+                    "literals");
   command->add_option("--duration", options->duration, "End after this time, such as 1m")
       ->capture_default_str();
   command->add_option("-o,--output", options->output, "The file to write")->required();

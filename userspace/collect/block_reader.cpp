@@ -36,7 +36,8 @@ std::vector<BlockGrowth> BlockReader::growth(pid_t pid)
                    .bytes = growth.bytes,
                    .raised = growth.raised,
                    .blocks = growth.blocks,
-                   .stack = key.stack.hash});
+                   .stack = key.stack.hash,
+                   .query = key.query});
   return all;
 }
 
@@ -89,6 +90,7 @@ void BlockReader::forget(pid_t pid)
     for (const Grown &one : grown->second) {
       growths.push_back(one.key);
       stacks.push_back(one.key.stack);
+      stacks.push_back({one.key.stack.tgid, one.key.stack.hash | PGMT_HASH_UNWOUND});
     }
     bpf_hash::erase(maps_.growths_fd(), growths);
     bpf_hash::erase(maps_.stacks_fd(), stacks);
@@ -104,13 +106,14 @@ void BlockReader::forget(pid_t pid)
   names_.erase(pid);
 }
 
-std::vector<std::uint64_t> BlockReader::stack(pid_t pid, std::uint64_t id) const
+pgmt_stack BlockReader::stack(pid_t pid, std::uint64_t id) const
 {
-  const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
+  pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
   pgmt_stack stack{};
-  if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
-    return {};
-  return {std::begin(stack.ip), std::ranges::find(stack.ip, 0U)};
+  if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack) == 0)
+    return stack;
+  key.hash |= PGMT_HASH_UNWOUND;
+  return bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack) ? pgmt_stack{} : stack;
 }
 
 void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
@@ -137,7 +140,8 @@ void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
 
   std::set<std::pair<std::uint64_t, std::uint64_t>> needed;
   for (const Grown &one : kept)
-    needed.emplace(one.key.stack.tgid, one.key.stack.hash);
+    for (const auto hash : {one.key.stack.hash, one.key.stack.hash | PGMT_HASH_UNWOUND})
+      needed.emplace(one.key.stack.tgid, hash);
   std::vector<pgmt_stack_key> unneeded;
   stacks_used_ = 0;
   bpf_hash::for_each<pgmt_stack_key, pgmt_stack>(

@@ -18,21 +18,12 @@
 #include <pgmemtrace/abi.h>
 
 #include "attach/kernel_maps.h"
+#include "collect/growth_reader.h"
 #include "snapshot/snapshot.h"
 
 namespace pgmemtrace {
 
-// When recording: what contexts of one name gained and returned, all together.
-struct NameTotals {
-  std::string name;
-  std::uint64_t made = 0;     // contexts, with fresh memory
-  std::uint64_t gained = 0;   // bytes
-  std::uint64_t returned = 0; // bytes, of what was there before as well
-  std::uint64_t peak = 0;     // the most that was gained and not returned
-  std::int64_t blocks = 0;    // gained less returned
-};
-
-class BlockReader {
+class BlockReader final : public GrowthReader {
 public:
   // Reads a context's name in a process.
   using NameAt = std::function<std::string(pid_t, std::uint64_t address)>;
@@ -42,17 +33,22 @@ public:
   // Reads what all processes gained until now.
   void refresh();
   void refresh_names(); // for names()
+  void read() override  // both
+  {
+    refresh();
+    refresh_names();
+  }
   // Of one process, since it was first watched at this level, as of the last refresh().
-  std::vector<BlockGrowth> growth(pid_t pid);
+  std::vector<BlockGrowth> growth(pid_t pid) override;
   // When recording, of one process, as of the last refresh_names().
-  std::vector<NameTotals> names(pid_t pid);
+  std::vector<NameTotals> names(pid_t pid) override;
   // Processes that have any, as of the last refresh_names().
-  std::vector<pid_t> processes() const;
-  // Addresses of a stack, innermost first; empty if it was not captured or is forgotten.
-  std::vector<std::uint64_t> stack(pid_t pid, std::uint64_t id) const;
+  std::vector<pid_t> processes() const override;
+  // Without addresses if it was not captured or is forgotten.
+  pgmt_stack stack(pid_t pid, std::uint64_t id) const override;
 
   // Deletes what the last refresh() and refresh_names() read of one process that is gone.
-  void forget(pid_t pid);
+  void forget(pid_t pid) override;
   // Deletes what is of processes that do not live, stacks that nothing refers to, and, where the
   // map of growths is nearly full, what is oldest in it.
   void tidy(const std::function<bool(pid_t)> &alive);

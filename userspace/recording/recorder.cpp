@@ -2,12 +2,17 @@
 #include "recording/recorder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <optional>
 
+#include <bpf/bpf.h>
 #include <unistd.h>
 
+#include "collect/block_reader.h"
+#include "collect/heap_reader.h"
 #include "util/foreign_memory.h"
+#include "util/redact.h"
 
 namespace pgmemtrace {
 
@@ -51,7 +56,9 @@ Recording::Context &context_named(Recording::Process &process, const std::string
 
 void add(Recording::Context &to, const Recording::Allocation &one)
 {
-  const auto same = std::ranges::find(to.allocations, one.stack, &Recording::Allocation::stack);
+  const auto same = std::ranges::find_if(to.allocations, [&](const Recording::Allocation &other) {
+    return other.stack == one.stack && other.query == one.query;
+  });
   if (same == to.allocations.end()) {
     to.allocations.push_back(one);
     return;
@@ -59,6 +66,8 @@ void add(Recording::Context &to, const Recording::Allocation &one)
   same->bytes += one.bytes;
   same->blocks += one.blocks;
   same->raised += one.raised;
+  if (one.returned)
+    same->returned = same->returned.value_or(0) + *one.returned;
 }
 
 void add(Recording::Process &to, const Recording::Process &one)
@@ -79,12 +88,19 @@ void add(Recording::Process &to, const Recording::Process &one)
 Recorder::Recorder(ServerList servers, Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
       attachments_(maps_, options_.attachments),
-      blocks_(maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}, .reread_after_ns = kRereadNs})
 {
   recording_.host = host_name();
   recording_.started_ms = unix_ms();
-  recording_.level = to_string(options_.attachments.level);
+  recording_.level =
+      options_.attachments.heap ? kLevelMalloc : to_string(options_.attachments.level);
+  recording_.by_query = options_.attachments.by_query;
+  if (options_.attachments.heap)
+    growths_ = std::make_unique<HeapReader>(
+        maps_, [this](pid_t pid, std::uint64_t stack) { return asker_at(pid, stack); });
+  else
+    growths_ = std::make_unique<BlockReader>(
+        maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); });
   began_ = std::chrono::steady_clock::now();
 }
 
@@ -119,6 +135,8 @@ void Recorder::step()
   const auto now = std::chrono::steady_clock::now();
   if (reader_)
     reader_->drain();
+  if (copies_)
+    copies_->drain();
   newcomers_ |= reader_ && !reader_->take_new_processes().empty();
   const bool due = now - read_ >= kReadEvery;
   if (!due && !(newcomers_ && now - followed_ >= kTick))
@@ -152,13 +170,20 @@ void Recorder::follow(const ServerList::Changes &changes)
       reader_ = std::move(*reader);
     else
       options_.warn(reader.error());
+    auto copies =
+        StackCopies::create(maps_, symbols_, [this](pid_t pid) { return target_of(pid); });
+    if (copies)
+      copies_ = std::move(*copies);
+    else
+      options_.warn(copies.error());
   }
   for (const auto &[id, process] : servers_.processes())
     know(process);
   if (changes.vanished.empty())
     return;
-  blocks_.refresh();
-  blocks_.refresh_names();
+  if (copies_)
+    copies_->drain(); // their last ones
+  growths_->read();
   for (const auto &gone : changes.vanished)
     retire(gone.pid);
 }
@@ -196,6 +221,36 @@ std::string Recorder::name_at(pid_t pid, std::uint64_t address) const
   return ForeignMemory(postmaster).read_string(address, kLongestName).value_or("");
 }
 
+std::string Recorder::asker_at(pid_t pid, std::uint64_t stack)
+{
+  auto &known = askers_[{pid, stack}];
+  if (known.empty())
+    known = asker_of(symbols_.frames(target_of(pid), growths_->stack(pid, stack)), heap_of(pid));
+  if (known == kUnmapped) // a library that was loaded a moment ago is found at the next look
+    known.clear();
+  return known;
+}
+
+Heap Recorder::heap_of(pid_t pid)
+{
+  Heap heap;
+  const auto server = servers_.servers().find(target_of(pid).postmaster.pid);
+  if (server == servers_.servers().end())
+    return heap;
+  for (const auto &library : attachments_.heap_libraries(server->first))
+    heap.libraries.push_back(library.path);
+  const auto *binary = server->second.binary;
+  heap.executable = binary->path;
+  const auto *attachment = attachments_.find(binary);
+  auto code = context_code_.find(binary);
+  if (code == context_code_.end() && attachment)
+    code =
+        context_code_.emplace(binary, ContextCode(*binary->elf, attachment->probes.plan())).first;
+  if (code != context_code_.end())
+    heap.contexts = &code->second;
+  return heap;
+}
+
 // Whose fork one was that came and went between two looks is known if there is one server alone.
 Symbolizer::Target Recorder::target_of(pid_t pid) const
 {
@@ -210,8 +265,12 @@ Symbolizer::Target Recorder::target_of(pid_t pid) const
 void Recorder::retire(pid_t pid)
 {
   keep_ended(take(pid));
-  blocks_.forget(pid);
-  stack_ids_.erase(stack_ids_.lower_bound({pid, 0}), stack_ids_.upper_bound({pid, UINT64_MAX}));
+  growths_->forget(pid);
+  const auto erase_all = [pid](auto &stacks) {
+    stacks.erase(stacks.lower_bound({pid, 0}), stacks.upper_bound({pid, UINT64_MAX}));
+  };
+  erase_all(stack_ids_);
+  erase_all(askers_);
   if (reader_)
     reader_->forget(pid);
   if (const auto seen = seen_.find(pid); seen != seen_.end()) {
@@ -248,10 +307,9 @@ void Recorder::keep_ended(Recording::Process process)
 void Recorder::read(Time now)
 {
   read_ = now;
-  blocks_.refresh();
-  blocks_.refresh_names();
-  for (const auto pid : blocks_.processes())
-    for (const auto &growth : blocks_.growth(pid))
+  growths_->read();
+  for (const auto pid : growths_->processes())
+    for (const auto &growth : growths_->growth(pid))
       (void)stack_of(pid, growth.stack, false);
   if (ticks_++ % every_ == 0)
     sample(now);
@@ -261,7 +319,7 @@ void Recorder::read(Time now)
 // The maps are for processes that live.
 void Recorder::tidy(Time now)
 {
-  for (const auto pid : blocks_.processes())
+  for (const auto pid : growths_->processes())
     if (!seen_.contains(pid) && !Proc().stat(pid))
       retire(pid);
   if (!reader_ || now - tidied_ < kTidyEvery)
@@ -273,8 +331,8 @@ void Recorder::tidy(Time now)
 void Recorder::sample(Time now)
 {
   std::map<std::uint32_t, Recording::Sample::Held> held;
-  for (const auto pid : blocks_.processes())
-    for (const auto &totals : blocks_.names(pid)) {
+  for (const auto pid : growths_->processes())
+    for (const auto &totals : growths_->names(pid)) {
       const auto name = name_index(totals.name);
       auto &sum = held[name];
       sum.name = name;
@@ -312,7 +370,7 @@ Recording::Process Recorder::take(pid_t pid)
     process.database = identity.database;
     process.user = identity.user;
   }
-  for (const auto &totals : blocks_.names(pid)) {
+  for (const auto &totals : growths_->names(pid)) {
     if (totals.gained == 0)
       continue; // it only returned what was there before
     auto &context = context_named(process, totals.name);
@@ -321,11 +379,13 @@ Recording::Process Recorder::take(pid_t pid)
     context.returned += totals.returned;
     context.peak += totals.peak;
   }
-  for (const auto &growth : blocks_.growth(pid))
+  for (const auto &growth : growths_->growth(pid))
     add(context_named(process, growth.name), {.stack = stack_of(pid, growth.stack, true),
+                                              .query = query_index(growth.query),
                                               .bytes = growth.bytes,
                                               .blocks = growth.blocks,
-                                              .raised = growth.raised});
+                                              .raised = growth.raised,
+                                              .returned = growth.returned});
   return process;
 }
 
@@ -333,7 +393,7 @@ std::optional<std::uint32_t> Recorder::stack_of(pid_t pid, std::uint64_t id, boo
 {
   if (const auto known = stack_ids_.find({pid, id}); known != stack_ids_.end())
     return known->second;
-  const auto frames = symbols_.frames(target_of(pid), blocks_.stack(pid, id));
+  const auto frames = symbols_.frames(target_of(pid), growths_->stack(pid, id));
   // A library that was loaded a moment ago is found at the next look.
   const bool complete = std::ranges::none_of(
       frames, [](const Frame &frame) { return frame.code.module == kUnmapped; });
@@ -374,6 +434,27 @@ std::uint32_t Recorder::name_index(const std::string &name)
   return known->second;
 }
 
+// ---- which statement ----
+
+// Texts are kept without what users typed into them, whatever the server's own logs do.
+std::optional<std::uint32_t> Recorder::query_index(std::uint64_t key)
+{
+  if (key == PGMT_QUERY_NONE)
+    return std::nullopt;
+  pgmt_query query{};
+  if (key != PGMT_QUERY_OTHERS && bpf_map_lookup_elem(maps_.queries_fd(), &key, &query))
+    return std::nullopt;
+  const auto text = statement_text({query.text, strnlen(query.text, sizeof query.text)}, 0, 0);
+  const auto print = text.empty() ? 0 : fingerprint(text);
+  const auto [known, is_new] = queries_.try_emplace(print, recording_.queries.size());
+  if (is_new)
+    recording_.queries.push_back({.id = 0, .fingerprint = print, .text = redact(text)});
+  auto &kept = recording_.queries[known->second];
+  if (kept.id == 0)
+    kept.id = static_cast<std::int64_t>(query.id);
+  return known->second;
+}
+
 // ---- the end ----
 
 void Recorder::count_losses()
@@ -385,6 +466,12 @@ void Recorder::count_losses()
   for (const auto &[what, count] : losses.unreadable)
     if (count)
       recording_.losses["unreadable_" + what] = count;
+  if (const auto unmatched = growths_->unmatched())
+    recording_.losses["frees_of_unknown"] = unmatched;
+  if (copies_)
+    for (const auto &[reason, count] : copies_->losses())
+      if (count)
+        recording_.losses[reason] = count;
   if (stacks_refused_)
     recording_.losses["recording_full"] = stacks_refused_;
 }
@@ -396,11 +483,13 @@ Recording Recorder::finish()
   for (const auto &binary : servers_.binaries())
     if (auto *attachment = attachments_.find(binary.get()))
       (void)attachment->probes.set_level(Level::sweep); // the numbers hold still
+  if (copies_)
+    copies_->drain();
   read(now);
   if (recording_.samples.empty() || recording_.samples.back().ms != ms(now - began_))
     sample(now);
   std::vector<Recording::Process> alive;
-  for (const auto pid : blocks_.processes())
+  for (const auto pid : growths_->processes())
     if (!seen_.contains(pid)) // it came and went between two looks
       keep_ended(take(pid));
     else if (auto process = take(pid); !process.contexts.empty())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// recorder.h - level block with every stack, from attaching to a Recording.
+// recorder.h - level block with every stack, or level malloc, from attaching to a Recording.
 //
 // The kernel half adds up by (process, name of context, stack); here stacks get their frames while
 // the process can be asked, samples are taken for the curve over time, and what a process leaves
@@ -18,9 +18,11 @@
 #include "attach/attachments.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
-#include "collect/block_reader.h"
+#include "collect/growth_reader.h"
 #include "collect/kernel_reader.h"
+#include "recording/asker.h"
 #include "recording/recording.h"
+#include "stack_copies.h"
 #include "symbols/symbolizer.h"
 #include "util/result.h"
 
@@ -66,6 +68,8 @@ private:
   void follow(const ServerList::Changes &changes);
   void know(const ServerProcess &process);
   std::string name_at(pid_t pid, std::uint64_t address) const;
+  std::string asker_at(pid_t pid, std::uint64_t stack);
+  Heap heap_of(pid_t pid);
   Symbolizer::Target target_of(pid_t pid) const;
   void read(Time now);
   void sample(Time now);
@@ -77,6 +81,7 @@ private:
   std::optional<std::uint32_t> stack_of(pid_t pid, std::uint64_t id, bool last);
   std::uint32_t frame_index(const Frame &frame);
   std::uint32_t name_index(const std::string &name);
+  std::optional<std::uint32_t> query_index(std::uint64_t key);
   void keep_ended(Recording::Process process);
   void count_losses();
 
@@ -85,8 +90,9 @@ private:
   KernelMaps maps_;
   Attachments attachments_;
   std::unique_ptr<KernelReader> reader_; // null until something is attached
-  BlockReader blocks_;
+  std::unique_ptr<GrowthReader> growths_;
   Symbolizer symbols_;
+  std::unique_ptr<StackCopies> copies_; // as reader_
 
   Recording recording_;
   std::map<pid_t, Seen> seen_;
@@ -94,6 +100,9 @@ private:
   std::map<std::vector<std::uint32_t>, std::uint32_t> stacks_;
   std::map<std::pair<CodeAddress, std::string>, std::uint32_t> frames_;
   std::map<std::string, std::uint32_t> names_;
+  std::map<StackId, std::string> askers_; // level malloc, of processes that live; empty: not yet
+  std::map<const Binary *, ContextCode> context_code_;
+  std::map<std::uint64_t, std::uint32_t> queries_; // by fingerprint
   std::uint64_t stacks_refused_ = 0;
   std::size_t allocations_ = 0;         // of those that ended
   std::uint64_t every_ = 1, ticks_ = 0; // of the reads, which become a sample

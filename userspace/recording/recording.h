@@ -20,12 +20,16 @@ struct Recording {
   // What one call stack gave to contexts of one name.
   struct Allocation {
     std::optional<std::uint32_t> stack; // index; nothing: it was not captured
+    std::optional<std::uint32_t> query; // index; nothing: no statement ran, or it is not known
     std::uint64_t bytes = 0;
     std::uint64_t blocks = 0;
-    std::uint64_t raised = 0; // of the bytes, those that made the contexts larger than before
+    // Of the bytes, those that made the contexts (level malloc: the process) larger than before.
+    std::uint64_t raised = 0;
+    std::optional<std::uint64_t> returned; // of the bytes, where that is known: level malloc
   };
 
-  // All contexts of one name in one process, since the recording began.
+  // All contexts of one name in one process, since the recording began.  At level malloc: what one
+  // library asked for, or kContextBlocks.
   struct Context {
     std::string name;           // empty: it could not be read
     std::uint64_t made = 0;     // contexts, with fresh memory
@@ -41,6 +45,13 @@ struct Recording {
     std::string instance, backend_type, database, user;
     bool exited = false; // before the recording ended: what was left then was left at its exit
     std::vector<Context> contexts;
+  };
+
+  // Statements that differ in literals alone.  Neither an id nor a text: all that were too many.
+  struct Query {
+    std::int64_t id = 0; // as pg_stat_statements shows it; 0: the server computed none
+    std::uint64_t fingerprint = 0;
+    std::string text; // without literals, and perhaps cut
   };
 
   struct Server {
@@ -62,7 +73,8 @@ struct Recording {
   std::string host;
   std::uint64_t started_ms = 0; // Unix time
   std::uint64_t duration_ms = 0;
-  std::string level; // "block"
+  std::string level; // "block", "malloc"
+  bool by_query = false;
   std::map<std::string, std::uint64_t> losses;
   std::vector<Server> servers;
   std::vector<Process> processes;
@@ -70,6 +82,11 @@ struct Recording {
   std::vector<std::vector<std::uint32_t>> stacks; // of frames, innermost first
   std::vector<std::string> names;                 // of the samples' contexts
   std::vector<Sample> samples;                    // by time
+  std::vector<Query> queries;
 };
+
+// At level malloc: what memory contexts asked for, apart from all else.
+inline constexpr const char *kContextBlocks = "(blocks of memory contexts)";
+inline constexpr const char *kLevelMalloc = "malloc";
 
 } // namespace pgmemtrace

@@ -48,11 +48,17 @@ Json to_json(const Frame &frame)
 Json to_json(const Recording::Context &context)
 {
   Json allocations = Json::array();
-  for (const auto &one : context.allocations)
-    allocations.push_back({{"stack", one.stack ? Json(*one.stack) : Json(nullptr)},
-                           {"bytes", one.bytes},
-                           {"blocks", one.blocks},
-                           {"raised", one.raised}});
+  for (const auto &one : context.allocations) {
+    Json allocation{{"stack", one.stack ? Json(*one.stack) : Json(nullptr)},
+                    {"bytes", one.bytes},
+                    {"blocks", one.blocks},
+                    {"raised", one.raised}};
+    if (one.returned)
+      allocation["returned"] = *one.returned;
+    if (one.query)
+      allocation["query"] = *one.query;
+    allocations.push_back(std::move(allocation));
+  }
   return {{"name", valid_utf8(context.name)},
           {"made", context.made},
           {"grown", context.grown},
@@ -82,6 +88,11 @@ Json to_json(const Recording::Sample &sample)
   for (const auto &held : sample.contexts)
     contexts.push_back({held.name, held.bytes, held.blocks});
   return {{"ms", sample.ms}, {"contexts", std::move(contexts)}};
+}
+
+Json to_json(const Recording::Query &query)
+{
+  return {{"id", query.id}, {"fingerprint", query.fingerprint}, {"text", valid_utf8(query.text)}};
 }
 
 template <typename T> Json all_to_json(const std::vector<T> &values)
@@ -119,7 +130,12 @@ Frame frame_from(const Json &json)
   return frame;
 }
 
-Recording::Context context_from(const Json &json, std::size_t stacks)
+// What indexes in a document are below.
+struct Counts {
+  std::size_t stacks, queries;
+};
+
+Recording::Context context_from(const Json &json, const Counts &counts)
 {
   Recording::Context context{.name = get<std::string>(json, "name"),
                              .made = get<std::uint64_t>(json, "made"),
@@ -128,17 +144,23 @@ Recording::Context context_from(const Json &json, std::size_t stacks)
                              .peak = get<std::uint64_t>(json, "peak"),
                              .allocations = {}};
   for (const auto &one : json.at("allocations")) {
-    const auto &stack = one.at("stack");
+    const auto index = [&](const char *key, std::size_t count) {
+      const auto value = one.value(key, Json());
+      return value.is_null() ? std::nullopt : std::optional(index_below(value, count));
+    };
     context.allocations.push_back(
-        {.stack = stack.is_null() ? std::nullopt : std::optional(index_below(stack, stacks)),
+        {.stack = index("stack", counts.stacks),
+         .query = index("query", counts.queries),
          .bytes = get<std::uint64_t>(one, "bytes"),
          .blocks = get<std::uint64_t>(one, "blocks"),
-         .raised = get<std::uint64_t>(one, "raised")});
+         .raised = get<std::uint64_t>(one, "raised"),
+         .returned = one.contains("returned") ? std::optional(get<std::uint64_t>(one, "returned"))
+                                              : std::nullopt});
   }
   return context;
 }
 
-Recording::Process process_from(const Json &json, std::size_t stacks)
+Recording::Process process_from(const Json &json, const Counts &counts)
 {
   Recording::Process process{.pid = get<std::int64_t>(json, "pid"),
                              .server_pid = get<std::int64_t>(json, "server_pid"),
@@ -149,7 +171,7 @@ Recording::Process process_from(const Json &json, std::size_t stacks)
                              .exited = get<bool>(json, "exited"),
                              .contexts = {}};
   for (const auto &context : json.at("contexts"))
-    process.contexts.push_back(context_from(context, stacks));
+    process.contexts.push_back(context_from(context, counts));
   return process;
 }
 
@@ -183,8 +205,14 @@ Recording recording_from(const Json &json)
     for (const auto &frame : stack)
       frames.push_back(index_below(frame, recording.frames.size()));
   }
+  recording.by_query = json.contains("queries");
+  for (const auto &query : json.value("queries", Json::array()))
+    recording.queries.push_back({.id = get<std::int64_t>(query, "id"),
+                                 .fingerprint = get<std::uint64_t>(query, "fingerprint"),
+                                 .text = get<std::string>(query, "text")});
+  const Counts counts{recording.stacks.size(), recording.queries.size()};
   for (const auto &process : json.at("processes"))
-    recording.processes.push_back(process_from(process, recording.stacks.size()));
+    recording.processes.push_back(process_from(process, counts));
   for (const auto &name : json.at("names"))
     recording.names.push_back(name.get<std::string>());
   for (const auto &sample : json.at("samples"))
@@ -208,20 +236,22 @@ std::string pack(const Recording &recording)
   Json names = Json::array();
   for (const auto &name : recording.names)
     names.push_back(valid_utf8(name));
-  const Json document{{"format", kFormat},
-                      {"version", kVersion},
-                      {"program", recording.program},
-                      {"host", valid_utf8(recording.host)},
-                      {"started_ms", recording.started_ms},
-                      {"duration_ms", recording.duration_ms},
-                      {"level", recording.level},
-                      {"losses", recording.losses},
-                      {"servers", std::move(servers)},
-                      {"frames", all_to_json(recording.frames)},
-                      {"stacks", recording.stacks},
-                      {"processes", all_to_json(recording.processes)},
-                      {"names", std::move(names)},
-                      {"samples", all_to_json(recording.samples)}};
+  Json document{{"format", kFormat},
+                {"version", kVersion},
+                {"program", recording.program},
+                {"host", valid_utf8(recording.host)},
+                {"started_ms", recording.started_ms},
+                {"duration_ms", recording.duration_ms},
+                {"level", recording.level},
+                {"losses", recording.losses},
+                {"servers", std::move(servers)},
+                {"frames", all_to_json(recording.frames)},
+                {"stacks", recording.stacks},
+                {"processes", all_to_json(recording.processes)},
+                {"names", std::move(names)},
+                {"samples", all_to_json(recording.samples)}};
+  if (recording.by_query)
+    document["queries"] = all_to_json(recording.queries);
   return gzip(document.dump() + "\n");
 }
 

@@ -21,7 +21,8 @@ Json contexts_of(const Profile &profile)
   Json out = Json::array();
   for (const auto &context : profile.contexts)
     out.push_back({valid_utf8(context.name), context.made, context.of(View::grown),
-                   context.of(View::live), context.of(View::peak), context.returned});
+                   context.of(View::live), context.of(View::peak), context.returned,
+                   context.query_id});
   return out;
 }
 
@@ -47,8 +48,9 @@ Json entries_of(const Profile &profile)
 Json samples_of(const Recording &recording, const Profile &profile)
 {
   const auto shown = [&](const std::string &name) {
-    return std::ranges::find(profile.contexts, name, &Profile::Context::name) !=
-           profile.contexts.end();
+    return profile.grouping == Grouping::query || // samples do not know them
+           std::ranges::find(profile.contexts, name, &Profile::Context::name) !=
+               profile.contexts.end();
   };
   std::vector<bool> wanted;
   for (const auto &name : recording.names)
@@ -84,6 +86,8 @@ std::string to_html(const Recording &recording, const Profile &profile, View vie
   for (const auto &name : recording.names)
     names.push_back(valid_utf8(name));
   const Json data{{"view", to_string(view)},
+                  {"grouping", to_string(profile.grouping)},
+                  {"sampled", recording.level == kLevelMalloc ? "modules" : "contexts"},
                   {"about", valid_utf8(describe(recording))},
                   {"contexts", contexts_of(profile)},
                   {"functions", functions_of(profile)},

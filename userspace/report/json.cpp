@@ -25,6 +25,14 @@ Json to_json(const Profile::Function &function)
           {"line", function.line ? Json(function.line) : Json(nullptr)}};
 }
 
+// A number, or "text:" and a fingerprint, as in violations; null: no statement.
+Json query_id_of(const Profile::Context &context)
+{
+  if (context.query_id.empty() || context.query_id.starts_with("text:"))
+    return text_or_null(context.query_id);
+  return std::stoll(context.query_id);
+}
+
 void add_bytes(Json &to, const ByView &bytes)
 {
   for (std::size_t i = 0; i < kViews; ++i)
@@ -37,9 +45,13 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
 {
   Json contexts = Json::array();
   for (const auto &context : profile.contexts) {
-    Json one{{"name", valid_utf8(context.name)},
-             {"contexts_made", context.made},
-             {"returned_bytes", context.returned}};
+    Json one{{"name", valid_utf8(context.name)}};
+    if (profile.grouping == Grouping::context)
+      one["contexts_made"] = context.made;
+    if (profile.grouping == Grouping::query)
+      one["query_id"] = query_id_of(context);
+    else
+      one["returned_bytes"] = context.returned;
     add_bytes(one, context.bytes);
     contexts.push_back(std::move(one));
   }
@@ -48,8 +60,10 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
     Json stack = Json::array();
     for (const auto function : entry.stack)
       stack.push_back(to_json(profile.functions[function]));
-    Json one{{"context", valid_utf8(profile.contexts[entry.context].name)},
-             {"blocks", entry.blocks}};
+    const auto &context = profile.contexts[entry.context];
+    Json one{{to_string(profile.grouping), valid_utf8(context.name)}, {"blocks", entry.blocks}};
+    if (profile.grouping == Grouping::query)
+      one["query_id"] = query_id_of(context);
     add_bytes(one, entry.bytes);
     one["stack"] = std::move(stack);
     allocations.push_back(std::move(one));
@@ -71,7 +85,7 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
               {"lost", recording.losses},
               {"processes", std::move(processes)}};
   add_bytes(report, profile.total);
-  report["contexts"] = std::move(contexts);
+  report[std::string(plural(profile.grouping))] = std::move(contexts);
   report["allocations"] = std::move(allocations);
   return report.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -3,7 +3,7 @@
 //
 // The heap over time is what was grown and not returned.  Of each block its header is counted as
 // extra, with malloc's own, as massif counts what nobody asked for; headers of chunks are not
-// known at level block and count as useful.
+// known at level block and count as useful.  At level malloc there are malloc's headers alone.
 #include <algorithm>
 #include <cstdint>
 #include <map>
@@ -69,7 +69,9 @@ public:
   {
     const auto large = std::ranges::count_if(roots_, [&](const auto &t) { return is_large(t); });
     const auto small = static_cast<std::int64_t>(roots_.size()) - large;
-    out_ = fmt::format("n{}: {} (memory contexts, by name)\n", large + (small > 0), heap);
+    out_ = fmt::format("n{}: {} ({})\n", large + (small > 0), heap,
+                       profile_.grouping == Grouping::module ? "libraries that called malloc"
+                                                             : "memory contexts, by name");
     std::int64_t rest = 0;
     for (const auto i : order_) {
       if (is_large(roots_[i]))
@@ -173,7 +175,8 @@ std::string to_massif(const Recording &recording, const std::string &context)
   for (const auto i : chosen(samples.size(), largest)) {
     const auto &sample = samples[i];
     const auto [bytes, blocks] = heap(sample);
-    const auto headers = std::min(bytes, blocks * kBlockHeader);
+    const auto headers =
+        recording.level == kLevelMalloc ? 0 : std::min(bytes, blocks * kBlockHeader);
     const bool detailed = i == largest || i + 1 == samples.size();
     out += fmt::format("#-----------\nsnapshot={}\n#-----------\ntime={}\nmem_heap_B={}\n"
                        "mem_heap_extra_B={}\nmem_stacks_B=0\nheap_tree={}\n",

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // pprof.cpp - for `go tool pprof` and its like: a gzip'ed profile.proto.
 //
-// Each view is a sample type; a sample's context is its label "context" (-tagfocus, -tagroot).
+// Each view is a sample type; a sample's context is its label "context" (-tagfocus, -tagroot), a
+// library "module", a statement "query".
 #include <map>
 #include <string>
 
@@ -62,7 +63,7 @@ public:
       added.add_value(bytes);
     added.add_value(entry.blocks);
     auto &label = *added.add_label();
-    label.set_key(string("context"));
+    label.set_key(string(std::string(to_string(from.grouping))));
     label.set_str(string(from.contexts[entry.context].name));
   }
 

@@ -14,7 +14,12 @@ namespace pgmemtrace {
 namespace {
 
 constexpr std::array<std::string_view, kViews> kNames{"grown", "live", "peak"};
+constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kGroupings{
+    {{"context", "contexts"}, {"module", "modules"}, {"query", "queries"}}};
 constexpr const char *kNoName = "(name not readable)";
+constexpr const char *kNoModule = "(module not known)";
+constexpr const char *kNoStatement = "(no statement, or not known)";
+constexpr const char *kOtherStatements = "(other statements)";
 
 std::size_t at(View view) { return static_cast<std::size_t>(view); }
 
@@ -47,11 +52,13 @@ public:
     return known->second;
   }
 
-  std::uint32_t context(const std::string &name)
+  std::uint32_t context(const std::string &name, const std::string &query_id = {})
   {
-    const auto [known, is_new] = contexts_.try_emplace(name, profile_.contexts.size());
+    const auto [known, is_new] = contexts_.try_emplace(
+        query_id.empty() ? std::pair(name, query_id) : std::pair(std::string(), query_id),
+        profile_.contexts.size());
     if (is_new)
-      profile_.contexts.push_back({.name = name});
+      profile_.contexts.push_back({.name = name, .query_id = query_id});
     return known->second;
   }
 
@@ -70,8 +77,10 @@ public:
     std::vector<std::uint32_t> order(profile_.contexts.size()), place(order.size());
     for (std::uint32_t i = 0; i < order.size(); ++i)
       order[i] = i;
+    // What contexts hold is level block's: here, what is outside of them comes first.
     std::ranges::stable_sort(order, std::ranges::greater(), [&](std::uint32_t i) {
-      return std::abs(profile_.contexts[i].of(view));
+      const auto &context = profile_.contexts[i];
+      return std::pair(context.name != kContextBlocks, std::abs(context.of(view)));
     });
     std::vector<Profile::Context> sorted;
     for (std::uint32_t i = 0; i < order.size(); ++i) {
@@ -93,14 +102,81 @@ public:
 
 private:
   std::map<std::pair<std::string, std::string>, std::uint32_t> functions_;
-  std::map<std::string, std::uint32_t> contexts_;
+  std::map<std::pair<std::string, std::string>, std::uint32_t> contexts_;
   std::map<std::pair<std::uint32_t, std::vector<std::uint32_t>>, std::size_t> entries_;
+};
+
+// Where the parts of contexts go: to the context, or to the statements that asked.
+class Groups {
+public:
+  Groups(const Recording &recording, bool by_query, Builder &to)
+      : recording_(recording), by_query_(by_query), to_(to)
+  {
+    to_.profile_.grouping = by_query                          ? Grouping::query
+                            : recording.level == kLevelMalloc ? Grouping::module
+                                                              : Grouping::context;
+  }
+
+  void add(const Recording::Context &context, const ByView &bytes)
+  {
+    const auto *unknown = recording_.level == kLevelMalloc ? kNoModule : kNoName;
+    const auto &name = context.name.empty() ? unknown : context.name;
+    if (by_query_) { // its name is the outermost function then, unless functions say the same
+      outermost_ = recording_.level == kLevelMalloc
+                       ? std::nullopt
+                       : std::optional(to_.function({.name = name,
+                                                     .module = "memory context",
+                                                     .path = {},
+                                                     .build_id = {},
+                                                     .file = {}}));
+      return;
+    }
+    context_ = to_.context(name);
+    auto &sum = to_.context_at(context_);
+    sum.made += static_cast<std::int64_t>(context.made);
+    sum.returned += static_cast<std::int64_t>(context.returned);
+    for (std::size_t i = 0; i < kViews; ++i)
+      sum.bytes[i] += bytes[i];
+  }
+
+  void add_part(std::optional<std::uint32_t> query, std::vector<std::uint32_t> stack,
+                const ByView &bytes, std::uint64_t blocks)
+  {
+    const auto group = by_query_ ? statement(query) : context_;
+    if (outermost_)
+      stack.push_back(*outermost_);
+    auto &entry = to_.entry(group, stack);
+    entry.blocks += static_cast<std::int64_t>(blocks);
+    for (std::size_t i = 0; i < kViews; ++i) {
+      entry.bytes[i] += bytes[i];
+      if (by_query_)
+        to_.context_at(group).bytes[i] += bytes[i];
+    }
+  }
+
+private:
+  std::uint32_t statement(std::optional<std::uint32_t> index)
+  {
+    if (!index)
+      return to_.context(kNoStatement);
+    const auto &query = recording_.queries[*index];
+    if (query.id == 0 && query.text.empty())
+      return to_.context(kOtherStatements);
+    return to_.context(query.text, query.id ? std::to_string(query.id)
+                                            : fmt::format("text:{:016x}", query.fingerprint));
+  }
+
+  const Recording &recording_;
+  bool by_query_;
+  Builder &to_;
+  std::uint32_t context_ = 0;
+  std::optional<std::uint32_t> outermost_;
 };
 
 // One process's contexts of one name.
 class ContextReport {
 public:
-  ContextReport(const Recording::Context &context, Builder &to) : context_(context), to_(to)
+  ContextReport(const Recording::Context &context, Groups &to) : context_(context), to_(to)
   {
     const auto signed_bytes = [](std::uint64_t bytes) { return static_cast<std::int64_t>(bytes); };
     bytes_[at(View::grown)] = signed_bytes(context.grown);
@@ -111,44 +187,46 @@ public:
 
   void add(const std::vector<std::vector<std::uint32_t>> &stacks)
   {
-    const auto index = to_.context(context_.name.empty() ? kNoName : context_.name);
-    auto &sum = to_.context_at(index);
-    sum.made += static_cast<std::int64_t>(context_.made);
-    sum.returned += static_cast<std::int64_t>(context_.returned);
-    for (std::size_t i = 0; i < kViews; ++i)
-      sum.bytes[i] += bytes_[i];
-
-    std::vector<std::uint64_t> raised;
-    for (const auto &one : context_.allocations)
-      raised.push_back(one.raised);
-    const auto known = std::accumulate(raised.begin(), raised.end(), std::uint64_t{0});
-    raised.push_back(context_.peak > known ? context_.peak - known : 0); // by nobody knows whom
-    const auto live = spread(bytes_[at(View::live)], raised);
+    to_.add(context_, bytes_);
+    const auto live = live_by_allocation();
     ByView left = bytes_;
     for (std::size_t i = 0; i < context_.allocations.size(); ++i) {
       const auto &one = context_.allocations[i];
-      if (!one.stack)
+      if (!one.stack && !one.query)
         continue;
       const ByView part{static_cast<std::int64_t>(one.bytes), live[i],
                         static_cast<std::int64_t>(one.raised)};
-      auto &entry = to_.entry(index, stacks[*one.stack]);
-      entry.blocks += static_cast<std::int64_t>(one.blocks);
-      for (std::size_t view = 0; view < kViews; ++view) {
-        entry.bytes[view] += part[view];
+      to_.add_part(one.query, one.stack ? stacks[*one.stack] : std::vector<std::uint32_t>(), part,
+                   one.blocks);
+      for (std::size_t view = 0; view < kViews; ++view)
         left[view] -= part[view];
-      }
     }
     // Seen, but by whom is not known.
-    if (std::ranges::any_of(left, [](std::int64_t bytes) { return bytes > 0; })) {
-      auto &entry = to_.entry(index, {});
-      for (std::size_t view = 0; view < kViews; ++view)
-        entry.bytes[view] += std::max<std::int64_t>(0, left[view]);
-    }
+    for (auto &bytes : left)
+      bytes = std::max<std::int64_t>(0, bytes);
+    if (left != ByView{})
+      to_.add_part(std::nullopt, {}, left, 0);
   }
 
 private:
+  std::vector<std::int64_t> live_by_allocation() const
+  {
+    std::vector<std::int64_t> live;
+    std::vector<std::uint64_t> raised;
+    for (const auto &one : context_.allocations) {
+      raised.push_back(one.raised);
+      if (one.returned)
+        live.push_back(static_cast<std::int64_t>(one.bytes - std::min(one.bytes, *one.returned)));
+    }
+    if (live.size() == raised.size()) // it is known
+      return live;
+    const auto known = std::accumulate(raised.begin(), raised.end(), std::uint64_t{0});
+    raised.push_back(context_.peak > known ? context_.peak - known : 0); // by nobody knows whom
+    return spread(bytes_[at(View::live)], raised);
+  }
+
   const Recording::Context &context_;
-  Builder &to_;
+  Groups &to_;
   ByView bytes_{};
 };
 
@@ -178,6 +256,16 @@ void sort(CallTree &tree)
 }
 
 } // namespace
+
+std::string_view to_string(Grouping grouping)
+{
+  return kGroupings[static_cast<std::size_t>(grouping)].first;
+}
+
+std::string_view plural(Grouping grouping)
+{
+  return kGroupings[static_cast<std::size_t>(grouping)].second;
+}
 
 std::string_view to_string(View view) { return kNames[at(view)]; }
 
@@ -214,10 +302,11 @@ Profile make_profile(const Recording &recording, const ProfileOptions &options)
     for (const auto frame : stack)
       functions.push_back(builder.function(function_of(recording.frames[frame])));
   }
+  Groups groups(recording, options.by_query, builder);
   for (const auto &process : recording.processes)
     for (const auto &context : process.contexts)
       if (options.context.empty() || context.name == options.context)
-        ContextReport(context, builder).add(stacks);
+        ContextReport(context, groups).add(stacks);
   return std::move(builder).finish(options.view);
 }
 
@@ -225,9 +314,10 @@ Profile difference(const Profile &now, const Profile &older, View view)
 {
   Builder builder;
   builder.profile_.is_difference = true;
+  builder.profile_.grouping = now.grouping;
   const auto add = [&](const Profile &profile, std::int64_t sign) {
     for (const auto &context : profile.contexts) {
-      auto &sum = builder.context_at(builder.context(context.name));
+      auto &sum = builder.context_at(builder.context(context.name, context.query_id));
       sum.made += sign * context.made;
       sum.returned += sign * context.returned;
       for (std::size_t i = 0; i < kViews; ++i)
@@ -237,7 +327,8 @@ Profile difference(const Profile &now, const Profile &older, View view)
       std::vector<std::uint32_t> stack;
       for (const auto function : entry.stack)
         stack.push_back(builder.function(profile.functions[function]));
-      auto &sum = builder.entry(builder.context(profile.contexts[entry.context].name), stack);
+      const auto &context = profile.contexts[entry.context];
+      auto &sum = builder.entry(builder.context(context.name, context.query_id), stack);
       sum.blocks += sign * entry.blocks;
       for (std::size_t i = 0; i < kViews; ++i)
         sum.bytes[i] += sign * entry.bytes[i];

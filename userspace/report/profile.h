@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // profile.h - a recording as what reports are made of: bytes by context and call stack.
 //
-// All processes together.  Functions instead of addresses, so that two recordings can be compared
+// Instead of contexts, at level malloc, libraries that asked; or statements.  All processes
+// together.  Functions instead of addresses, so that two recordings can be compared
 // though the server was restarted or rebuilt in between.
 //
 // What of the growth is live at the end, or was at the peak, is known by context, not by block:
 // it goes to the stacks by how much each raised the context's peak.  That is exact for what only
-// grows.
+// grows.  At level malloc what is live is known by stack, and the peak is the process's.
 #pragma once
 
 #include <array>
@@ -30,6 +31,11 @@ constexpr std::size_t kViews = 3;
 std::string_view to_string(View view);
 std::optional<View> view_from_string(std::string_view text);
 
+// What bytes are told apart by, besides stacks.
+enum class Grouping : std::uint8_t { context, module, query };
+std::string_view to_string(Grouping grouping); // "context"
+std::string_view plural(Grouping grouping);    // "contexts"
+
 using ByView = std::array<std::int64_t, kViews>;
 
 struct Profile {
@@ -48,9 +54,10 @@ struct Profile {
 
     std::int64_t of(View view) const { return bytes[static_cast<std::size_t>(view)]; }
   };
-  // Contexts of one name.
+  // Contexts of one name, a library, a statement.
   struct Context {
     std::string name;
+    std::string query_id;  // of a statement, as violations show it; empty: none
     std::int64_t made = 0; // with fresh memory
     std::int64_t returned = 0;
     ByView bytes{};
@@ -59,6 +66,7 @@ struct Profile {
   };
 
   bool is_difference = false;
+  Grouping grouping = Grouping::context;
   std::vector<Function> functions;
   std::vector<Context> contexts; // the largest of `view` first
   std::vector<Entry> entries;    // the same
@@ -69,7 +77,8 @@ struct Profile {
 
 struct ProfileOptions {
   View view = View::grown; // what is sorted by
-  std::string context;     // only contexts of this name; empty: all
+  std::string context;     // only contexts, or the library, of this name; empty: all
+  bool by_query = false;
 };
 
 Profile make_profile(const Recording &recording, const ProfileOptions &options);

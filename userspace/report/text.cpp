@@ -32,14 +32,11 @@ public:
 
   void table(std::size_t top)
   {
-    out_ += fmt::format("{:>12} {:>12} {:>12} {:>12} {:>10}  context\n", "grown", "returned",
-                        "live", "peak", "made");
+    row("grown", "returned", "live", "peak", "made", std::string(to_string(profile_.grouping)));
     for (std::size_t i = 0; i < std::min(top, profile_.contexts.size()); ++i) {
       const auto &context = profile_.contexts[i];
-      out_ += fmt::format("{:>12} {:>12} {:>12} {:>12} {:>10}  {}\n", text(context.of(View::grown)),
-                          text(context.returned), text(context.of(View::live)),
-                          text(context.of(View::peak)), context.made,
-                          one_line(context.name, kNameBytes));
+      row(text(context.of(View::grown)), text(context.returned), text(context.of(View::live)),
+          text(context.of(View::peak)), std::to_string(context.made), title(context));
     }
     rest(top);
   }
@@ -51,7 +48,7 @@ public:
       if (context.of(view_) == 0)
         continue;
       const auto all = profile_.of(view_);
-      out_ += fmt::format("\n{}: {}", one_line(context.name, kNameBytes), text(context.of(view_)));
+      out_ += fmt::format("\n{}: {}", title(context), text(context.of(view_)));
       if (!profile_.is_difference && all > 0)
         out_ += fmt::format(", {:.1f}% of all", 100.0 * static_cast<double>(context.of(view_)) /
                                                     static_cast<double>(all));
@@ -72,6 +69,25 @@ public:
 private:
   std::string text(std::int64_t bytes) const { return bytes_text(profile_, bytes); }
 
+  static std::string title(const Profile::Context &context)
+  {
+    auto name = one_line(context.name, kNameBytes);
+    return context.query_id.empty() ? name : fmt::format("[{}] {}", context.query_id, name);
+  }
+
+  // What is returned is not known by statement; only contexts are made.
+  void row(const std::string &grown, const std::string &returned, const std::string &live,
+           const std::string &peak, const std::string &made, const std::string &name)
+  {
+    out_ += fmt::format("{:>12} ", grown);
+    if (profile_.grouping != Grouping::query)
+      out_ += fmt::format("{:>12} ", returned);
+    out_ += fmt::format("{:>12} {:>12} ", live, peak);
+    if (profile_.grouping == Grouping::context)
+      out_ += fmt::format("{:>10} ", made);
+    out_ += ' ' + name + '\n';
+  }
+
   void rest(std::size_t top)
   {
     if (profile_.contexts.size() <= top)
@@ -79,7 +95,7 @@ private:
     std::int64_t left = 0;
     for (std::size_t i = top; i < profile_.contexts.size(); ++i)
       left += profile_.contexts[i].of(view_);
-    out_ += fmt::format("contexts more: {}, {} {}; --top shows more of them\n",
+    out_ += fmt::format("{} more: {}, {} {}; --top shows more of them\n", plural(profile_.grouping),
                         profile_.contexts.size() - top, text(left), to_string(view_));
   }
 

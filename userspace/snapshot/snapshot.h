@@ -112,6 +112,10 @@ struct BlockGrowth {
   std::uint64_t raised = 0; // of these, what made it larger than ever before
   std::uint64_t blocks = 0; // or contexts
   std::uint64_t stack = 0;  // tells the process's stacks apart; 0: it was not captured
+  // When recording: key of the statement, see pgmt_query_key; and, where it is known by stack
+  // (level malloc), what of the bytes was returned.
+  std::uint64_t query = 0;
+  std::optional<std::uint64_t> returned;
 };
 
 // What the kernel half counted for one process; all zero at level sweep.

@@ -10,8 +10,8 @@
 #include <elfutils/libdwelf.h>
 #include <zlib.h>
 
+#include "attach/rooted_file.h"
 #include "symbols/debuginfod.h"
-#include "symbols/rooted_file.h"
 
 namespace pgmemtrace {
 

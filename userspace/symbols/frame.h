@@ -17,9 +17,11 @@ struct CodeAddress {
 };
 
 // Modules without a file.
-constexpr const char *kVdso = "[vdso]";         // offset: in the ELF image that the kernel maps
-constexpr const char *kJit = "[jit]";           // anonymous code of a process with llvmjit
-constexpr const char *kAnonymous = "[anon]";    // anonymous code of any other
+constexpr const char *kVdso = "[vdso]";      // offset: in the ELF image that the kernel maps
+constexpr const char *kJit = "[jit]";        // anonymous code of a process with llvmjit
+constexpr const char *kAnonymous = "[anon]"; // anonymous code of any other
+// No place at all: who called the frame before it could not be found out.
+constexpr const char *kTruncated = "[truncated]";
 constexpr const char *kUnmapped = "[unmapped]"; // no code there, now
 
 // One function at an address.  Where code was inlined an address has several, innermost first;

@@ -2,9 +2,11 @@
 // module.cpp - one module's sources of names, in the order of their worth.
 #include "symbols/module.h"
 
+#include <cstdlib>
 #include <utility>
 
 #include "symbols/demangle.h"
+#include "symbols/frame_pointers.h"
 
 namespace pgmemtrace {
 
@@ -116,10 +118,32 @@ Dwarf_CFI *Module::unwind_rules()
   return rules_.get();
 }
 
+Module::Link Module::find_frame_pointer(std::uint64_t address)
+{
+  if (const auto main = binary_.function("main");
+      main && address >= main->address && address - main->address < main->size)
+    return Link::bottom;
+  Dwarf_Frame *rules = nullptr;
+  if (unwind_rules() == nullptr || dwarf_cfi_addrframe(unwind_rules(), address, &rules) != 0)
+    return Link::unknown;
+  const std::unique_ptr<Dwarf_Frame, decltype(&std::free)> owned(rules, std::free);
+  return leads_to_caller(rules) ? Link::caller : Link::unknown;
+}
+
+Module::Link Module::frame_pointer(std::uint64_t address)
+{
+  if (frame_pointers_.size() >= kMaxRemembered)
+    frame_pointers_.clear();
+  const auto [known, is_new] = frame_pointers_.try_emplace(address, Link::unknown);
+  if (is_new)
+    known->second = find_frame_pointer(address);
+  return known->second;
+}
+
 std::size_t Module::memory_bytes() const
 {
   constexpr std::size_t kAlways = 256 << 10; // .eh_frame and headers, read or not
-  std::size_t bytes = kAlways + found_.size() * (sizeof(Frame) + 64);
+  std::size_t bytes = kAlways + found_.size() * (sizeof(Frame) + 64) + frame_pointers_.size() * 32;
   if (tables_ && tables_->functions)
     bytes += 2 * tables_->functions->memory_bytes(); // libelf holds the symbols and names
   if (tables_ && tables_->lines)

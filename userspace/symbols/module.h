@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,12 @@ public:
   // Rules of .eh_frame, of link-time addresses.  Null if the file has none.
   Dwarf_CFI *unwind_rules();
 
+  // Where a stack of frame pointers goes on from an instruction at a link-time address.
+  // bottom: main().  Who calls that is the C library, which keeps no frame pointers: of no
+  // interest, and a stack that led there would never be proven.
+  enum class Link : std::uint8_t { caller, unknown, bottom };
+  Link frame_pointer(std::uint64_t address);
+
   // What the tables that were read so far hold, roughly.
   std::size_t memory_bytes() const;
 
@@ -54,6 +61,7 @@ private:
 
   Tables &tables();
   std::vector<Frame> find_frames(const CodeAddress &code, unsigned back);
+  Link find_frame_pointer(std::uint64_t address);
   Frame compiled_frame(const CodeAddress &code, std::uint64_t address, unsigned back);
 
   ElfFile binary_;
@@ -62,6 +70,7 @@ private:
   std::optional<Tables> tables_;
   std::unique_ptr<Dwarf_CFI, CfiEnd> rules_;
   bool rules_read_ = false;
+  std::unordered_map<std::uint64_t, Link> frame_pointers_;                 // by address
   std::map<std::pair<std::uint64_t, unsigned>, std::vector<Frame>> found_; // by offset and back
 };
 

@@ -13,9 +13,9 @@
 #include <string>
 
 #include "attach/proc.h"
+#include "attach/rooted_file.h"
 #include "symbols/module.h"
 #include "symbols/process_maps.h"
-#include "symbols/rooted_file.h"
 
 namespace pgmemtrace {
 

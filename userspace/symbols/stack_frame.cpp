@@ -176,6 +176,7 @@ private:
 
 struct Value {
   std::optional<std::uint64_t> value;
+  std::uint64_t at = 0;     // where it lay; 0: in no memory
   bool undefined = false;   // the rules say that there is none
   bool beyond_copy = false; // there is one, which was not copied
 };
@@ -198,7 +199,7 @@ Value caller_value(Dwarf_Frame *rules, std::size_t number, std::uint64_t cfa,
   if (!found || expression.is_value())
     return {.value = found, .beyond_copy = expression.beyond_copy()};
   const auto value = stack.word(*found);
-  return {.value = value, .beyond_copy = !value && *found >= stack.end()};
+  return {.value = value, .at = *found, .beyond_copy = !value && *found >= stack.end()};
 }
 
 } // namespace
@@ -224,6 +225,7 @@ Caller find_caller(Dwarf_Frame *rules, const Registers &registers, const StackCo
     caller.registers[number] = value.value;
     if (number != kIp)
       continue;
+    caller.ip_at = value.at;
     if (value.undefined)
       return {Found::outermost};
     if (!value.value)

@@ -41,6 +41,7 @@ using Registers = std::array<std::optional<std::uint64_t>, kRegisters>;
 struct Caller {
   enum class Found { yes, outermost, beyond_copy, nothing } found = Found::nothing;
   Registers registers{};
+  std::uint64_t ip_at = 0;  // where the return address lay; 0: in no memory
   bool interrupted = false; // the frame was a signal's: the caller did not call
 };
 

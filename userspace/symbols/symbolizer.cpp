@@ -18,6 +18,11 @@ unsigned bytes_back(Symbolizer::Kind kind)
 
 } // namespace
 
+std::vector<std::uint64_t> addresses_of(const pgmt_stack &stack)
+{
+  return {std::begin(stack.ip), std::ranges::find(stack.ip, 0U)};
+}
+
 Symbolizer::Symbolizer(Options options)
     : options_(std::move(options)), modules_(options_.proc, options_.modules, options_.debug_files)
 {
@@ -67,7 +72,21 @@ void Symbolizer::remember(const Target &target)
   known(target.process, layout_of_postmaster(target));
 }
 
+void Symbolizer::reread(const Target &target)
+{
+  Known &entry = known(target.process, layout_of_postmaster(target));
+  refresh(target.process, entry, entry.layout);
+}
+
 void Symbolizer::forget(ProcessId process) { processes_.erase(process); }
+
+// What was known of a process that is gone stays.
+void Symbolizer::refresh(ProcessId process, Known &entry, const std::shared_ptr<Layout> &relative)
+{
+  entry.read_at = options_.clock();
+  if (auto layout = read(process, relative))
+    entry.layout = std::move(layout);
+}
 
 Symbolizer::Place Symbolizer::place_in(ProcessId process, const std::shared_ptr<Layout> &relative,
                                        std::uint64_t address)
@@ -77,12 +96,8 @@ Symbolizer::Place Symbolizer::place_in(ProcessId process, const std::shared_ptr<
     return entry.layout ? entry.layout->maps.region(address) : nullptr;
   };
   const auto *region = region_of();
-  const auto now = options_.clock();
-  if (region == nullptr && now - entry.read_at >= options_.reread_after_ns) {
-    entry.read_at = now;
-    // What was known of a process that is gone stays.
-    if (auto layout = read(process, entry.layout ? entry.layout : relative))
-      entry.layout = std::move(layout);
+  if (region == nullptr && options_.clock() - entry.read_at >= options_.reread_after_ns) {
+    refresh(process, entry, entry.layout ? entry.layout : relative);
     region = region_of();
   }
   return {entry.layout, region};
@@ -162,21 +177,77 @@ std::vector<Frame> Symbolizer::frames(const Target &target,
   return all;
 }
 
+// What frame pointers led to counts as far as it is proven.
+std::vector<Frame> Symbolizer::frames(const Target &target, const pgmt_stack &stack)
+{
+  const auto taken = addresses_of(stack);
+  std::span addresses(taken);
+  bool whole = stack.state == PGMT_STACK_UNWOUND;
+  if (stack.state < PGMT_STACK_UNWOUND) {
+    const auto proven = prove(target, addresses);
+    addresses = addresses.first(proven.addresses);
+    whole = proven.whole;
+  }
+  auto all = frames(target, addresses);
+  if (!whole && !all.empty())
+    all.push_back({.code = {kTruncated, {}, 0}});
+  return all;
+}
+
+// Where the code at an address was linked to run.  nullopt: there is no code.
+std::optional<Symbolizer::Linked> Symbolizer::linked(const Target &target, std::uint64_t address)
+{
+  const auto found = place(target, address);
+  if (found.region == nullptr)
+    return std::nullopt;
+  const auto module = module_at(target, found);
+  const auto at =
+      module ? module->link_address(found.layout->maps.locate(address).offset) : std::nullopt;
+  return at ? Linked{module, *at} : Linked{};
+}
+
 UnwoundStack Symbolizer::unwind(const Target &target, const StackRegisters &registers,
                                 std::span<const std::byte> stack)
 {
   const auto find_rules = [&](std::uint64_t address) -> std::optional<UnwindRules> {
-    const auto found = place(target, address);
-    if (found.region == nullptr)
+    const auto found = linked(target, address);
+    if (!found)
       return std::nullopt;
-    const auto module = module_at(target, found);
-    const auto linked =
-        module ? module->link_address(found.layout->maps.locate(address).offset) : std::nullopt;
-    if (!linked)
+    if (!found->module)
       return UnwindRules{};
-    return UnwindRules{module->unwind_rules(), address - *linked};
+    return UnwindRules{found->module->unwind_rules(), address - found->address};
   };
   return pgmemtrace::unwind(registers, stack, find_rules);
+}
+
+// nullopt: there is no code.
+std::optional<Module::Link>
+Symbolizer::link(const Target &target, std::span<const std::uint64_t> addresses, std::size_t i)
+{
+  const auto code = linked(target, addresses[i] - (i == 0 ? 0 : 1));
+  if (!code)
+    return std::nullopt;
+  return code->module ? code->module->frame_pointer(code->address) : Module::Link::unknown;
+}
+
+// Each frame vouches for the address behind it.
+Symbolizer::Proven Symbolizer::prove(const Target &target, std::span<const std::uint64_t> addresses)
+{
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    const auto found = link(target, addresses, i);
+    if (found != Module::Link::caller)
+      return {i + 1, found == Module::Link::bottom, found.has_value()};
+  }
+  return {addresses.size(), false};
+}
+
+std::optional<std::size_t> Symbolizer::depth_of_main(const Target &target,
+                                                     std::span<const std::uint64_t> addresses)
+{
+  for (std::size_t i = 0; i < addresses.size(); ++i)
+    if (link(target, addresses, i) == Module::Link::bottom)
+      return i;
+  return std::nullopt;
 }
 
 } // namespace pgmemtrace

@@ -18,6 +18,8 @@
 #include <span>
 #include <vector>
 
+#include <pgmemtrace/abi.h>
+
 #include "attach/proc.h"
 #include "snapshot/snapshot.h"
 #include "symbols/frame.h"
@@ -27,6 +29,9 @@
 #include "util/clock.h"
 
 namespace pgmemtrace {
+
+// Innermost first.
+std::vector<std::uint64_t> addresses_of(const pgmt_stack &stack);
 
 class Symbolizer {
 public:
@@ -49,6 +54,8 @@ public:
 
   // Reads the mappings now, to know them when the process is gone.
   void remember(const Target &target);
+  // Reads them again, whenever that was last done.
+  void reread(const Target &target);
   void forget(ProcessId process);
 
   CodeAddress locate(const Target &target, std::uint64_t address, Kind kind);
@@ -61,9 +68,23 @@ public:
   // Of a call stack, innermost first: `addresses` as the kernel half takes them.
   std::vector<Frame> frames(const Target &target, std::span<const std::uint64_t> addresses);
 
+  // The same, and a last frame kTruncated where it may go on.
+  std::vector<Frame> frames(const Target &target, const pgmt_stack &stack);
+
   // `stack`: a copy of the process's memory from registers.sp upward.
   UnwoundStack unwind(const Target &target, const StackRegisters &registers,
                       std::span<const std::byte> stack);
+
+  // How far a stack is right that was walked by frame pointers, innermost address first.
+  struct Proven {
+    std::size_t addresses = 0; // so many of the first ones
+    bool whole = false;        // they lead to main()
+    bool mapped = true;        // false: there is no code at the last one
+  };
+  Proven prove(const Target &target, std::span<const std::uint64_t> addresses);
+  // Where in a stack main() is, behind which nothing is of interest.
+  std::optional<std::size_t> depth_of_main(const Target &target,
+                                           std::span<const std::uint64_t> addresses);
 
   std::size_t modules_open() const { return modules_.size(); }
 
@@ -85,9 +106,17 @@ private:
   static CodeAddress locate(const Place &place, std::uint64_t address, Kind kind);
   Place place(const Target &target, std::uint64_t address);
   Place place_in(ProcessId process, const std::shared_ptr<Layout> &relative, std::uint64_t address);
+  void refresh(ProcessId process, Known &entry, const std::shared_ptr<Layout> &relative);
   std::shared_ptr<Layout> layout_of_postmaster(const Target &target);
   std::shared_ptr<Layout> read(ProcessId process, const std::shared_ptr<Layout> &relative) const;
   Known &known(ProcessId process, const std::shared_ptr<Layout> &relative);
+  struct Linked {
+    std::shared_ptr<Module> module; // null: no file that can be read
+    std::uint64_t address = 0;      // link-time
+  };
+  std::optional<Linked> linked(const Target &target, std::uint64_t address);
+  std::optional<Module::Link> link(const Target &target, std::span<const std::uint64_t> addresses,
+                                   std::size_t i);
   std::shared_ptr<Module> module_at(const Target &target, const Place &place);
 
   Options options_;

@@ -43,6 +43,7 @@ Caller caller_by_frame_pointer(const Registers &registers, const StackCopy &stac
   caller.registers[kBp] = stack.word(*bp);
   caller.registers[kSp] = *bp + 16;
   caller.registers[kIp] = ip;
+  caller.ip_at = *bp + 8;
   return caller;
 }
 
@@ -90,6 +91,7 @@ UnwoundStack unwind(const StackRegisters &start, std::span<const std::byte> byte
     case Found::beyond_copy: result.end = StackEnd::truncated; return result;
     case Found::nothing: result.end = StackEnd::no_rules; return result;
     }
+    result.found_at.push_back(caller.ip_at);
     registers = caller.registers;
     back = caller.interrupted ? 0 : 1;
   }

@@ -33,6 +33,8 @@ std::string_view to_string(StackEnd end);
 struct UnwoundStack {
   // [0] is the instruction itself, the others are return addresses.
   std::vector<std::uint64_t> addresses;
+  // Where each of the return addresses lay: of addresses[1] and on.
+  std::vector<std::uint64_t> found_at;
   StackEnd end = StackEnd::complete;
   // A frame was passed by its frame pointer: its caller may be missing.
   bool guessed = false;

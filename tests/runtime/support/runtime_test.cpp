@@ -118,14 +118,14 @@ double probe_hits(int port, const std::string &probe, const std::string &instanc
 
 namespace {
 
-bool names_postgres(const nlohmann::json &link, const char *key)
+bool names_file(const nlohmann::json &link, const char *key, const std::string &file)
 {
-  return std::filesystem::path(link.value(key, "")).filename() == "postgres";
+  return std::filesystem::path(link.value(key, "")).filename() == file;
 }
 
 } // namespace
 
-std::set<unsigned> probe_links()
+std::set<unsigned> probe_links(const std::string &file)
 {
   auto bpftool = run_command({"bpftool", "--json", "link", "show"});
   auto links = nlohmann::json::parse(bpftool.out, nullptr, false);
@@ -137,16 +137,16 @@ std::set<unsigned> probe_links()
   for (const auto &link : links) {
     auto type = link.value("type", "");
     // A link of its own per uprobe (perf_event) or one for many (uprobe_multi).
-    if ((type == "uprobe_multi" && names_postgres(link, "path")) ||
-        (type == "perf_event" && names_postgres(link, "file")))
+    if ((type == "uprobe_multi" && names_file(link, "path", file)) ||
+        (type == "perf_event" && names_file(link, "file", file)))
       ids.insert(link.value("id", 0u));
   }
   return ids;
 }
 
-std::set<unsigned> new_probes(const std::set<unsigned> &before)
+std::set<unsigned> new_probes(const std::set<unsigned> &before, const std::string &file)
 {
-  auto now = probe_links();
+  auto now = probe_links(file);
   std::set<unsigned> result;
   std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
                       std::inserter(result, result.end()));

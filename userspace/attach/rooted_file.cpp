@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // rooted_file.cpp - O_PATH first: it looks at a file without opening it.
-#include "symbols/rooted_file.h"
+#include "attach/rooted_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

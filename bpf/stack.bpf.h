@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * stack.bpf.h - who asked: the call stack of a hit.
+ *
+ * A part of pgmemtrace.bpf.c.  Frame pointers are quick to follow, and wrong wherever code on the
+ * stack does not keep them.  Only the unwind rules of the binaries say where that is: the daemon
+ * asks them about each stack once (stack_copies.h).  Until it has, and for those that turn
+ * out to be broken, and where the server keeps none at all, a piece of the stack is copied, with
+ * the growth that it belongs to, and unwound there.  A stack that was unwound is known again by its
+ * return addresses, where they were.
+ *
+ * A copy goes straight into its ring-buffer record, and a process may take only so many: what is
+ * beyond that has the stack that frame pointers gave, or none, and is counted.
+ */
+
+static __always_inline __u64 hash_of(const struct pgmt_stack *stack)
+{
+	__u64 hash = 0;
+
+	for (int i = 0; i < PGMT_STACK_FRAMES; i++) {
+		if (!stack->ip[i])
+			break;
+		hash = (hash ^ stack->ip[i]) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 29;
+	}
+	return hash & ~PGMT_HASH_UNWOUND;
+}
+
+#define PAGE_BYTES 4096
+
+/* Page by page: it ends where the stack does, which is not at a multiple of anything from sp. */
+static __always_inline __u64 copy_pages(struct pgmt_stack_copy *copy)
+{
+	__u64 size = 0, part;
+
+	for (int i = 0; i < PGMT_STACK_BYTES / PAGE_BYTES; i++) {
+		if (size > PGMT_STACK_BYTES - PAGE_BYTES)
+			break;
+		part = PAGE_BYTES - ((copy->sp + size) & (PAGE_BYTES - 1));
+		if (bpf_probe_read_user(copy->stack + size, part, (void *)(copy->sp + size)))
+			break;
+		size += part;
+	}
+	return size;
+}
+
+/* May this process take one more copy now?  Then it is paid for. */
+static __always_inline bool copy_affordable(struct pgmt_process *p)
+{
+	__u64 now = p->growth.last_ns;
+
+	if (p->copies_ns + copy_burst_ns < now)
+		p->copies_ns = now - copy_burst_ns;
+	if (p->copies_ns > now)
+		return false;
+	p->copies_ns += copy_every_ns;
+	return true;
+}
+
+/* Returns 0, or why there is none: enum pgmt_loss. */
+static __noinline __u32 copy_stack(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	struct pgmt_stack_copy *copy;
+
+	if (!p)
+		return PGMT_LOSS_STACK;
+	if (!copy_affordable(p))
+		return PGMT_LOSS_COPY_RATE;
+	copy = bpf_ringbuf_reserve(&stack_copies, sizeof(*copy), 0);
+	if (!copy)
+		return PGMT_LOSS_COPIES_FULL;
+	copy->key = p->growth_key;
+	copy->growth = p->growth;
+	copy->ip = PT_REGS_IP(ctx);
+	copy->sp = PT_REGS_SP(ctx);
+	copy->bp = PT_REGS_FP(ctx);
+	copy->size = copy_pages(copy);
+	if (!copy->size) {
+		bpf_ringbuf_discard(copy, 0);
+		return PGMT_LOSS_STACK;
+	}
+	bpf_ringbuf_submit(copy, 0);
+	return 0;
+}
+
+/* Fewer than the caller of the caller say nothing. */
+#define STACK_LEAST 3
+
+/* What frame pointers lead to, under its hash; returns what is known of it. */
+static __noinline __u64 walk_frames(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	struct pgmt_stack_key *key;
+	struct pgmt_stack *known;
+	long size;
+
+	if (!p)
+		return PGMT_STACK_BROKEN;
+	key = &p->growth_key.stack;
+	size = bpf_get_stack(ctx, p->stack.ip, sizeof(p->stack.ip), BPF_F_USER_STACK);
+	if (size <= 0 || !p->stack.ip[STACK_LEAST - 1])
+		return PGMT_STACK_BROKEN;
+	if (size == sizeof(p->stack.ip))
+		lose(PGMT_LOSS_STACK_CUT);
+	key->hash = hash_of(&p->stack);
+	known = bpf_map_lookup_elem(&stacks, key);
+	if (known)
+		return known->state;
+	if (bpf_map_update_elem(&stacks, key, &p->stack, BPF_ANY)) { /* unchecked */
+		lose(PGMT_LOSS_STACKS_FULL);
+		key->hash = 0;
+	}
+	return PGMT_STACK_UNCHECKED;
+}
+
+static __noinline bool is_same(const struct pgmt_known_stack *known, __u64 sp)
+{
+	if (!known)
+		return false;
+	for (int i = 0; i < PGMT_STACK_FRAMES; i++) {
+		if (!known->ip[i])
+			break;
+		if (read_word(sp + known->at[i] * 8) != known->ip[i])
+			return false;
+	}
+	return true;
+}
+
+/* Was this stack unwound before?  Then its hash is in growth_key. */
+static __noinline bool recall_stack(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	struct pgmt_known_stack *known;
+	__u64 walked;
+
+	if (!p)
+		return false;
+	walked = p->growth_key.stack.hash;
+	p->place.tgid = p->tgid;
+	p->place.ip = PT_REGS_IP(ctx);
+	p->place.sp = PT_REGS_SP(ctx);
+	for (__u32 way = 0; way < PGMT_STACK_WAYS; way++) {
+		p->place.way = way;
+		known = bpf_map_lookup_elem(&known_stacks, &p->place);
+		if (!known)
+			break;
+		if (!is_same(known, p->place.sp))
+			continue;
+		/* The daemon may have dropped it since: nobody referred to it. */
+		p->growth_key.stack.hash = known->hash;
+		if (!bpf_map_lookup_elem(&stacks, &p->growth_key.stack))
+			break;
+		p->growth_key.stack.hash &= ~PGMT_HASH_UNWOUND;
+		return true;
+	}
+	p->growth_key.stack.hash = walked;
+	return false;
+}
+
+/*
+ * Fills in growth_key.stack.  True: the growth went to the daemon with a copy of the stack, to
+ * be counted there.
+ */
+static __noinline bool capture_stack(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	__u64 state = PGMT_STACK_BROKEN;
+	__u32 why;
+
+	if (!p)
+		return false;
+	p->growth_key.stack.tgid = p->tgid;
+	p->growth_key.stack.hash = 0;
+	if (!no_frame_pointers)
+		state = walk_frames(ctx, p);
+	if (state == PGMT_STACK_PROVEN || recall_stack(ctx, p))
+		return false;
+	why = copy_stack(ctx, p);
+	if (why && state == PGMT_STACK_BROKEN)
+		lose(why);
+	return !why;
+}

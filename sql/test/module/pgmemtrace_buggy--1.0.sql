@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+\echo Use "CREATE EXTENSION pgmemtrace_buggy" to load this file. \quit
+
+CREATE FUNCTION watch(by integer) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_watch';
+CREATE FUNCTION marker_begins_with_nop() RETURNS boolean
+LANGUAGE c AS 'MODULE_PATHNAME', 'buggy_marker_begins_with_nop';
+
+CREATE FUNCTION write_to_segment(segment text, at integer, bytes bytea) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_write_to_segment';
+CREATE FUNCTION make_dsm(bytes integer, pinned boolean) RETURNS bigint
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_make_dsm';
+CREATE FUNCTION unpin_dsm(handle bigint) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_unpin_dsm';
+CREATE FUNCTION leak_context(bytes integer) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_context';

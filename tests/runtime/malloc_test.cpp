@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// malloc_test.cpp - `record --level malloc` on a live server: what is outside the contexts, to the
+// byte, by library and by stack; and which statement asked, at both levels.
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include <gmock/gmock.h>
+
+#include "support/extension.h"
+#include "support/recording_test.h"
+
+namespace pgmemtrace::test {
+namespace {
+
+using nlohmann::json;
+using testing::Contains;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr const char *kModule = "heap_chunks.so";
+constexpr const char *kContextBlocks = "(blocks of memory contexts)";
+
+class MallocTest : public RecordingTest {
+protected:
+  static void SetUpTestSuite() { use_cluster({.conf = {"jit = off", "autovacuum = off"}}); }
+
+  // A session that has loaded the module, whose own caches are filled.
+  static Session session_with_module()
+  {
+    auto session = cluster().connect();
+    if (session.value("SELECT count(*) FROM pg_proc WHERE proname = 'hold_chunks'") == "0") {
+      const auto library = build_extension(cluster(), "heap_chunks.c", "heap_chunks.so",
+                                           {"-O1", "-fno-omit-frame-pointer"});
+      for (const std::string function : {"hold_chunks(text, int, int)", "drop_chunks(int)"})
+        session.exec("CREATE FUNCTION " + function + " RETURNS int AS '" + library +
+                     "' LANGUAGE C");
+    }
+    hold(session, "malloc", 1);
+    return session;
+  }
+
+  static void hold(Session &session, const std::string &call, int count, int bytes = 4096)
+  {
+    session.exec("SELECT hold_chunks('" + call + "', " + std::to_string(count) + ", " +
+                 std::to_string(bytes) + ")");
+  }
+};
+
+std::optional<json> named(const json &list, const std::string &name)
+{
+  for (const auto &one : list)
+    if (one["name"] == name)
+      return one;
+  return std::nullopt;
+}
+
+std::int64_t bytes_of(const json &list, const std::string &name, const char *view = "live_bytes")
+{
+  const auto found = named(list, name);
+  return found ? (*found)[view].get<std::int64_t>() : 0;
+}
+
+// Live bytes of the module by the innermost function that is its own.
+std::map<std::string, std::int64_t> live_by_function(const json &report)
+{
+  std::map<std::string, std::int64_t> out;
+  for (const auto &one : report["allocations"]) {
+    if (one["module"] != kModule)
+      continue;
+    for (const auto &frame : one["stack"])
+      if (frame["module"].is_string() && frame["module"].get<std::string>().ends_with(kModule)) {
+        out[frame["function"]] += one["live_bytes"].get<std::int64_t>();
+        break;
+      }
+  }
+  std::erase_if(out, [](const auto &entry) { return entry.second == 0; });
+  return out;
+}
+
+// ---- to the byte ----
+
+TEST_F(MallocTest, every_way_of_taking_memory_is_counted_by_library_and_stack)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  std::map<std::string, std::int64_t> expected;
+  int count = 1;
+  for (const std::string call :
+       {"malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign", "mmap"}) {
+    hold(session, call, count);
+    expected["by_" + call] = std::int64_t{count++} * 4096;
+  }
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_EQ(live_by_function(report), expected);
+  EXPECT_EQ(bytes_of(report["modules"], kModule), 28 * 4096);
+  for (const auto &one : report["allocations"])
+    if (one["module"] == kModule) {
+      EXPECT_THAT(functions(one), Contains("hold_chunks"));
+    }
+}
+
+TEST_F(MallocTest, what_is_given_back_is_not_live)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  hold(session, "malloc", 50, 1000);
+  hold(session, "realloc", 30, 2000);
+  hold(session, "mmap", 2, 8192);
+  session.exec("SELECT drop_chunks(12)"); // the mappings, and 10 that were reallocated
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_EQ(live_by_function(report),
+            (std::map<std::string, std::int64_t>{{"by_malloc", 50'000}, {"by_realloc", 40'000}}));
+  const auto module = named(report["modules"], kModule);
+  ASSERT_TRUE(module);
+  EXPECT_EQ((*module)["grown_bytes"], 50'000 + 30 * 3000 + 2 * 8192);
+  EXPECT_EQ((*module)["peak_bytes"].get<std::int64_t>(), 50'000 + 60'000 + 2 * 8192);
+}
+
+TEST_F(MallocTest, frees_of_what_was_there_before_are_counted_as_such)
+{
+  auto session = session_with_module();
+  hold(session, "malloc", 40);
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  session.exec("SELECT drop_chunks(40)");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json();
+  EXPECT_EQ(bytes_of(report["modules"], kModule, "grown_bytes"), 0);
+  ASSERT_TRUE(report["lost"].contains("frees_of_unknown"));
+  EXPECT_GE(report["lost"]["frees_of_unknown"], 40);
+  EXPECT_THAT(daemon->err(), HasSubstr("frees_of_unknown"));
+}
+
+// ---- whose ----
+
+TEST_F(MallocTest, other_processes_are_not_counted)
+{
+  auto session = session_with_module(), other = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  hold(other, "malloc", 10);
+  hold(session, "calloc", 1);
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  ASSERT_EQ(report["processes"].size(), 1u);
+  EXPECT_EQ(bytes_of(report["modules"], kModule), 4096);
+}
+
+// File name of the C library of a process: "libc.so.6", "libc-2.31.so".
+std::string library_of(pid_t pid)
+{
+  std::istringstream maps(read_text("/proc/" + std::to_string(pid) + "/maps"));
+  for (std::string line; std::getline(maps, line);)
+    if (const auto name = line.substr(line.rfind('/') + 1);
+        name.starts_with("libc.so") || name.starts_with("libc-"))
+      return name;
+  return {};
+}
+
+TEST_F(MallocTest, sessions_that_come_while_a_server_is_recorded)
+{
+  session_with_module().close();
+  const auto library = library_of(cluster().postmaster_pid());
+  auto daemon = record(cluster().postmaster_pid(), {"--level", "malloc"});
+  std::vector<Session> sessions;
+  for (int i = 0; i < 2; ++i) {
+    const auto before = probe_links(library);
+    sessions.push_back(cluster().connect());
+    // What it takes before its probes, at entries and returns, are there is not seen.
+    EXPECT_TRUE(eventually([&] { return new_probes(before, library).size() >= 4; }));
+    hold(sessions.back(), "malloc", 10);
+  }
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_EQ(bytes_of(report["modules"], kModule), 2 * 10 * 4096);
+}
+
+TEST_F(MallocTest, what_a_process_held_when_it_exited_is_kept)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc", "--duration", "10m"});
+  hold(session, "malloc", 10);
+  session.close();
+  EXPECT_EQ(daemon->wait(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  ASSERT_EQ(report["processes"].size(), 1u);
+  EXPECT_EQ(report["processes"][0]["exited"], true);
+  EXPECT_EQ(bytes_of(report["modules"], kModule), 10 * 4096);
+}
+
+TEST_F(MallocTest, blocks_of_contexts_are_told_apart_and_come_last)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  for (int i = 0; i < 100; ++i)
+    session.exec("PREPARE kept_" + std::to_string(i) + " AS SELECT count(*) FROM pg_class");
+  hold(session, "malloc", 1);
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  ASSERT_FALSE(report["modules"].empty());
+  EXPECT_EQ(report["modules"].back()["name"], kContextBlocks);
+  EXPECT_GT(report["modules"].back()["live_bytes"], 64 << 10);
+  for (const auto &one : report["modules"]) // an allocator that is not recognised would show here
+    if (one["name"] == "postgres") {
+      EXPECT_LT(one["live_bytes"], 64 << 10);
+    }
+}
+
+TEST_F(MallocTest, a_leak_in_libxml2_is_named)
+{
+  auto session = session_with_module();
+  if (!session.try_exec("CREATE EXTENSION IF NOT EXISTS xml2"))
+    GTEST_SKIP() << "this server has no contrib/xml2";
+  session.exec("CREATE TABLE documents AS SELECT 1 AS id, '<r>' || string_agg('<i>' || "
+               "repeat('x', 400) || '</i>', '') || '</r>' AS x FROM generate_series(1, 100)");
+  const auto leak = [&] {
+    session.exec("SELECT count(*) FROM xpath_table('id', 'x', 'documents', '/r/i', 'id = 1') "
+                 "AS t(id int, i text)");
+  };
+  leak();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  for (int i = 0; i < 20; ++i)
+    leak();
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  session.exec("DROP TABLE documents");
+  // 100 strings of 401 bytes a call, never freed: xmlXPathCastNodeToString and its like.
+  ASSERT_FALSE(report["modules"].empty());
+  const auto &first = report["modules"][0];
+  EXPECT_THAT(first["name"].get<std::string>(), HasSubstr("libxml2"));
+  EXPECT_GE(first["live_bytes"], 20 * 100 * 401);
+}
+
+// ---- which statement ----
+
+TEST_F(MallocTest, statements_are_told_apart_outside_the_contexts)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc", "--by-query"});
+  for (int i = 0; i < 5; ++i) // values differ, the statement is one
+    hold(session, "malloc", 1, 1000 + i);
+  session.exec("SELECT /* other */ 1 + hold_chunks('calloc', 1, 32000)");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--by-query", "--view", "live", "--module", kModule});
+  EXPECT_EQ(bytes_of(report["queries"], "SELECT hold_chunks(?, ?, ?)"), 5010);
+  EXPECT_EQ(bytes_of(report["queries"], "SELECT   ? + hold_chunks(?, ?, ?)"), 32000)
+      << report["queries"];
+  EXPECT_EQ(report["queries"].size(), 2u);
+  EXPECT_THAT(report["queries"][0]["query_id"].get<std::string>(), HasSubstr("text:"));
+  EXPECT_THAT(read_text(file()), testing::Not(HasSubstr("32000")));
+}
+
+TEST_F(MallocTest, statements_are_told_apart_by_contexts_too)
+{
+  auto session = cluster().connect();
+  const auto prepare = [&](int from, int to) {
+    for (int i = from; i < to; ++i)
+      session.exec("PREPARE leaked_" + std::to_string(i) +
+                   " AS SELECT count(*) FROM pg_class WHERE relpages = 1");
+  };
+  prepare(0, 150);
+  auto daemon = record(session.backend_pid(), {"--by-query"});
+  prepare(150, 151);
+  session.exec("DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE 'PREPARE in_do_' || i || "
+               "' AS SELECT count(*) FROM pg_class WHERE relpages = 1'; END LOOP; END $$");
+  session.exec("SELECT count(*) FROM (SELECT g, repeat('x', 100) v FROM "
+               "generate_series(1, 50000) g ORDER BY v DESC OFFSET 0) s");
+  EXPECT_EQ(daemon->stop(), 0);
+
+  const auto report = report_as_json({"--by-query", "--context", "CachedPlanSource"});
+  const auto of = [&](const json &list, const std::string &beginning, const char *view) {
+    std::int64_t sum = 0;
+    for (const auto &one : list)
+      if (one["name"].get<std::string>().starts_with(beginning))
+        sum += one[view].get<std::int64_t>();
+    return sum;
+  };
+  EXPECT_GT(of(report["queries"], "DO ", "live_bytes"), 50 * 1024);
+  EXPECT_EQ(of(report["queries"], "SELECT count(*)", "grown_bytes"), 0);
+  const auto all = report_as_json({"--by-query"});
+  EXPECT_GT(of(all["queries"], "SELECT count(*)", "peak_bytes"), 1 << 20);
+  std::int64_t sum = 0;
+  for (const auto &one : all["queries"])
+    sum += one["grown_bytes"].get<std::int64_t>();
+  EXPECT_EQ(sum, all["grown_bytes"].get<std::int64_t>());
+}
+
+TEST_F(MallocTest, ids_are_those_of_the_server)
+{
+  if (cluster().major().number < 14)
+    GTEST_SKIP() << "computed by an extension before 14";
+  auto session = session_with_module();
+  session.exec("SET compute_query_id = on");
+  auto daemon = record(session.backend_pid(), {"--level", "malloc", "--by-query"});
+  hold(session, "malloc", 1);
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto plan = json::parse(
+      session.value("EXPLAIN (VERBOSE, FORMAT JSON) SELECT hold_chunks('malloc', 1, 4096)"));
+  const auto report = report_as_json({"--by-query", "--module", kModule});
+  const auto found = named(report["queries"], "SELECT hold_chunks(?, ?, ?)");
+  ASSERT_TRUE(found) << report["queries"];
+  EXPECT_EQ((*found)["query_id"], plan[0]["Query Identifier"]);
+}
+
+// ---- reports ----
+
+TEST_F(MallocTest, every_format_is_readable)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc", "--by-query"});
+  hold(session, "malloc", 10);
+  EXPECT_EQ(daemon->stop(), 0);
+  EXPECT_THAT(report().out, HasSubstr(kModule));
+  EXPECT_THAT(report({"--format", "folded"}).out, HasSubstr(";by_malloc;malloc 40960"));
+  EXPECT_THAT(report({"--format", "folded", "--by-query"}).out,
+              HasSubstr("SELECT hold_chunks(?, ?, ?);"));
+  EXPECT_THAT(report({"--format", "html", "--by-query"}).out, HasSubstr("hold_chunks"));
+  const auto massif = folder_ / "massif";
+  std::ofstream(massif) << report({"--format", "massif"}).out;
+  EXPECT_THAT(run_command({"ms_print", massif}).out, HasSubstr(kModule));
+  EXPECT_EQ(report_as_json({"--diff", file()})["grown_bytes"], 0);
+}
+
+TEST_F(MallocTest, what_a_recording_does_not_have_is_said_so)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  EXPECT_EQ(daemon->stop(), 0);
+  const std::vector<std::vector<std::string>> refused{
+      {"--context", "CacheMemoryContext"}, {"--by-query"}, {"--by-query", "--format", "massif"}};
+  for (const auto &options : refused) {
+    const auto result = report(options);
+    EXPECT_NE(result.status, 0);
+    EXPECT_THAT(result.out, IsEmpty());
+    EXPECT_THAT(result.err, HasSubstr("error: " + options[0]));
+  }
+}
+
+TEST_F(MallocTest, leaves_no_probe_behind)
+{
+  auto session = session_with_module();
+  const auto library = library_of(session.backend_pid());
+  const auto before = probe_links(library);
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  EXPECT_FALSE(new_probes(before, library).empty());
+  hold(session, "malloc", 100);
+  EXPECT_EQ(daemon->stop(), 0);
+  EXPECT_TRUE(eventually([&] { return new_probes(before, library).empty(); }));
+  session.exec("SELECT drop_chunks(100)"); // it lives on
+}
+
+} // namespace
+} // namespace pgmemtrace::test

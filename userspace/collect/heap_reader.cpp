@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "collect/heap_reader.h"
+
+#include <algorithm>
+#include <map>
+
+#include "collect/bpf_hash.h"
+
+namespace pgmemtrace {
+
+void HeapReader::read()
+{
+  drop_chunks();
+  sums_.clear();
+  bpf_hash::for_each<pgmt_heap_key, pgmt_heap_sum>(
+      maps_.sums_fd(), [&](const pgmt_heap_key &key, const pgmt_heap_sum &sum) {
+        sums_[static_cast<pid_t>(key.stack.tgid)].push_back({key, sum});
+      });
+  unmatched_.clear();
+  bpf_hash::for_each<std::uint64_t, pgmt_heap>(
+      maps_.heaps_fd(), [&](std::uint64_t tgid, const pgmt_heap &heap) {
+        unmatched_[static_cast<pid_t>(tgid)] = heap.unmatched;
+      });
+}
+
+std::vector<pid_t> HeapReader::processes() const
+{
+  std::vector<pid_t> pids;
+  for (const auto &[pid, sums] : sums_)
+    pids.push_back(pid);
+  return pids;
+}
+
+std::vector<BlockGrowth> HeapReader::growth(pid_t pid)
+{
+  std::vector<BlockGrowth> all;
+  if (const auto sums = sums_.find(pid); sums != sums_.end())
+    for (const auto &[key, sum] : sums->second)
+      all.push_back({.name = asker_of_(pid, key.stack.hash),
+                     .bytes = sum.gained,
+                     .raised = sum.raised,
+                     .blocks = sum.chunks,
+                     .stack = key.stack.hash,
+                     .query = key.query,
+                     .returned = sum.returned});
+  return all;
+}
+
+std::vector<NameTotals> HeapReader::names(pid_t pid)
+{
+  std::map<std::string, NameTotals> by_name;
+  if (const auto sums = sums_.find(pid); sums != sums_.end())
+    for (const auto &[key, sum] : sums->second) {
+      auto &totals = by_name[asker_of_(pid, key.stack.hash)];
+      totals.gained += sum.gained;
+      totals.returned += sum.returned;
+      totals.peak += sum.raised;
+      totals.blocks += static_cast<std::int64_t>(sum.chunks - sum.chunks_returned);
+    }
+  std::vector<NameTotals> all;
+  for (auto &[name, totals] : by_name) {
+    totals.name = name;
+    all.push_back(std::move(totals));
+  }
+  return all;
+}
+
+// Where the kernel finds a function's caller itself, the caller is there twice: malloc.bpf.h.  That
+// the caller is right needs no proof; what frame pointers say above it gets none, as yet.
+pgmt_stack HeapReader::stack(pid_t pid, std::uint64_t id) const
+{
+  const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
+  pgmt_stack stack{};
+  if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
+    return {};
+  if (stack.ip[1] == stack.ip[2])
+    *std::shift_left(stack.ip + 2, std::end(stack.ip), 1) = 0;
+  stack.state = PGMT_STACK_UNWOUND;
+  return stack;
+}
+
+void HeapReader::forget(pid_t pid)
+{
+  if (const auto heap = unmatched_.extract(pid))
+    unmatched_gone_ += heap.mapped();
+  const auto tgid = static_cast<std::uint64_t>(pid);
+  bpf_hash::erase(maps_.heaps_fd(), std::vector{tgid});
+  gone_.insert(tgid);
+  const auto sums = sums_.extract(pid);
+  if (!sums)
+    return;
+  std::vector<pgmt_heap_key> keys;
+  std::vector<pgmt_stack_key> stacks;
+  for (const auto &one : sums.mapped()) {
+    keys.push_back(one.key);
+    stacks.push_back(one.key.stack);
+  }
+  bpf_hash::erase(maps_.sums_fd(), keys);
+  bpf_hash::erase(maps_.stacks_fd(), stacks);
+}
+
+// Of all who went since the last read: it means looking at every chunk there is.
+void HeapReader::drop_chunks()
+{
+  if (gone_.empty())
+    return;
+  std::vector<pgmt_context_key> keys;
+  bpf_hash::for_each<pgmt_context_key, pgmt_chunk>(
+      maps_.chunks_fd(), [&](const pgmt_context_key &key, const pgmt_chunk &) {
+        if (gone_.contains(key.tgid))
+          keys.push_back(key);
+      });
+  bpf_hash::erase(maps_.chunks_fd(), keys);
+  gone_.clear();
+}
+
+std::uint64_t HeapReader::unmatched() const
+{
+  auto all = unmatched_gone_;
+  for (const auto &[pid, count] : unmatched_)
+    all += count;
+  return all;
+}
+
+} // namespace pgmemtrace
