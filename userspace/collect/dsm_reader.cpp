@@ -217,20 +217,28 @@ void DsmReader::look_inside(DsmSnapshot &snapshot)
   std::vector<std::uint32_t> handles{0}; // areas in main shared memory have none
   for (const DsmSegment &segment : snapshot.segments)
     handles.push_back(segment.handle);
+  std::map<std::uint32_t, Known> known;
   for (DsmSegment &segment : snapshot.segments) {
     AreaHeader header{};
     const auto into = std::as_writable_bytes(std::span(&header, 1));
-    bool seen = false;
     if (const auto place = places_.find(segment.handle); place != places_.end()) {
-      seen = memory_(place->second.pid)->read_bytes(place->second.address, into);
+      segment.seen = memory_(place->second.pid)->read_bytes(place->second.address, into);
     } else if (const auto file = segment.in_main
                                      ? std::nullopt
                                      : DsmFile::open(proc_, postmaster_.id.pid, segment.handle)) {
       segment.bytes = file->bytes();
-      seen = file->read(0, into) == into.size();
+      segment.seen = file->read(0, into) == into.size();
     }
-    segment.area = seen && is_area(header, segment.bytes, handles);
+    segment.area = segment.seen && is_area(header, segment.bytes, handles);
+    if (const auto before = known_.find(segment.handle); !segment.seen && before != known_.end()) {
+      segment.seen = true;
+      segment.bytes = before->second.bytes;
+      segment.area = before->second.area;
+    }
+    if (segment.seen)
+      known[segment.handle] = {segment.bytes, segment.area};
   }
+  known_ = std::move(known);
 }
 
 void DsmReader::look_for_names(DsmSnapshot &snapshot)

@@ -82,7 +82,12 @@ private:
   std::uint32_t control_handle_ = 0;
   std::uint64_t control_ = 0, control_end_ = 0; // addresses in the postmaster
   std::map<std::uint32_t, Place> places_;       // of the running read()
-  std::set<std::uint32_t> registered_;          // found once: the registry forgets nothing
+  struct Known { // while somebody had it: a segment of System V is no file
+    std::uint64_t bytes;
+    bool area;
+  };
+  std::map<std::uint32_t, Known> known_; // by handle
+  std::set<std::uint32_t> registered_;   // found once: the registry forgets nothing
 };
 
 } // namespace pgmemtrace

@@ -17,7 +17,7 @@ constexpr auto kOnItsWay = std::chrono::seconds(1);
 
 void DsmWatch::made(pid_t postmaster, std::uint32_t handle, DsmOrigin origin)
 {
-  if (origins_.size() == kMostOrigins) {
+  if (postmaster == 0 || origins_.size() == kMostOrigins) {
     ++forgotten_;
     return;
   }
@@ -90,8 +90,11 @@ void DsmWatch::add_origins(DsmSnapshot &snapshot, Clock::time_point since)
   const auto end = origins_.lower_bound({postmaster + 1, 0});
   for (auto it = origins_.lower_bound({postmaster, 0}); it != end;) {
     const auto segment = segments.find(it->first.second);
-    if (segment != segments.end())
+    if (segment != segments.end()) {
       segment->second->origin = it->second;
+      if (segment->second->bytes == 0)
+        segment->second->bytes = it->second.bytes;
+    }
     const bool gone = segment == segments.end() && it->second.time + kOnItsWay < since;
     it = gone ? origins_.erase(it) : std::next(it);
   }

@@ -40,7 +40,7 @@ public:
   // nullptr: there was nothing to be read.
   std::shared_ptr<const DsmSnapshot> last(pid_t postmaster) const;
 
-  // Origins for which there was no room.
+  // Origins for which there was no room, or of no server that is known.
   std::uint64_t forgotten() const { return forgotten_; }
 
 private:

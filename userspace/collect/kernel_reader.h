@@ -71,6 +71,7 @@ public:
   // A segment of dynamic shared memory that was made.
   struct DsmMade {
     pid_t pid = 0;
+    pid_t postmaster = 0; // 0: of no server that is known
     std::uint32_t handle = 0;
     DsmOrigin origin; // but for the process's start
   };

@@ -71,8 +71,8 @@ public:
     for (const auto &[handle, segment] : history.segments()) {
       if (is_left_behind(segment))
         left[segment.now.mappings.front().process.id].push_back(&segment);
-      else if (segment.orphaned >= limits_.orphaned_looks && !segment.now.area &&
-               !segment.now.registered)
+      else if (segment.orphaned >= limits_.orphaned_looks && segment.now.seen &&
+               !segment.now.area && !segment.now.registered)
         orphaned.push_back(&segment);
       else if (segment.abandoned >= limits_.abandoned_looks)
         abandoned.push_back(&segment);

@@ -39,6 +39,7 @@ struct DsmSegment {
   std::uint32_t attachments = 0; // as the control segment counts
   bool pinned = false;           // dsm_pin_segment(): stays though nobody has it
   bool in_main = false;          // a part of main shared memory (min_dynamic_shared_memory)
+  bool seen = false;             // somebody could look inside, now or before: `area` is known
   bool area = false;             // a piece of a DSA area, which frees it
   bool registered = false;       // the DSM registry (17 and newer) knows its name
   bool settled = false;          // nobody attached or detached while we looked
