@@ -321,17 +321,12 @@ void Pipeline::read_blocks(Time now)
 // Who made it may be gone before anybody asks: where its code lies is looked up at once.
 void Pipeline::note_dsm_made(KernelReader::DsmMade &made)
 {
-  const auto *process = servers_.find_process(made.pid);
-  const auto *slot = reader_->slot(made.pid);
-  const pid_t postmaster = process ? process->identity.postmaster : slot ? server_of(*slot) : 0;
   const auto stat = Proc().stat(made.pid);
-  if (postmaster == 0)
-    return; // of no server that is known
-  made.origin.process = {made.pid, process ? process->identity.id.start : stat ? stat->start : 0};
+  made.origin.process = {made.pid, stat ? stat->start : 0};
   for (const auto address : made.origin.stack)
-    symbols_.locate({made.origin.process, servers_.postmaster(postmaster)}, address,
+    symbols_.locate({made.origin.process, servers_.postmaster(made.postmaster)}, address,
                     Symbolizer::Kind::return_address);
-  dsm_.made(postmaster, made.handle, std::move(made.origin));
+  dsm_.made(made.postmaster, made.handle, std::move(made.origin));
 }
 
 // Once per interval, and nothing in between: it only matters what stays.

@@ -111,19 +111,22 @@ void KernelReader::take(const pgmt_event_header &event, std::size_t size)
 
 void KernelReader::take_dsm(const pgmt_dsm_event &event)
 {
+  const auto pid = static_cast<pid_t>(event.header.tgid);
+  const auto *process = slot(pid); // now: it may be gone when somebody asks
   const auto ago = std::chrono::nanoseconds(monotonic_ns() - event.header.time_ns);
-  const auto &ip = event.stack;
   if (dsm_made_.size() == kMaxDsmMade)
     dsm_made_.clear();
-  dsm_made_.push_back(
-      {static_cast<pid_t>(event.header.tgid),
-       event.handle,
-       {.time = Clock::now() - std::chrono::duration_cast<Clock::duration>(ago),
-        .process = {.pid = static_cast<pid_t>(event.header.tgid)},
-        .bytes = event.size,
-        .query = statement_text(text_of(event.query), event.stmt_location, event.stmt_len),
-        .query_id = event.query_id,
-        .stack = {std::begin(ip), std::ranges::find(ip, 0U)}}});
+  DsmMade made{.pid = pid,
+               .postmaster = process ? server_of_(*process) : 0,
+               .handle = event.handle,
+               .origin = {}};
+  made.origin.time = Clock::now() - std::chrono::duration_cast<Clock::duration>(ago);
+  made.origin.process.pid = pid;
+  made.origin.bytes = event.size;
+  made.origin.query = statement_text(text_of(event.query), event.stmt_location, event.stmt_len);
+  made.origin.query_id = event.query_id;
+  made.origin.stack.assign(std::begin(event.stack), std::ranges::find(event.stack, 0U));
+  dsm_made_.push_back(std::move(made));
 }
 
 void KernelReader::bury_the_exiting()
