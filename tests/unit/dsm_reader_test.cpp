@@ -169,6 +169,24 @@ TEST_P(FakeDsm, what_nobody_has_is_measured_by_its_file)
   EXPECT_FALSE(snapshot.segments[0].area);
 }
 
+TEST_P(FakeDsm, what_was_seen_once_is_known_when_nobody_can_look)
+{
+  item(2468, 3, true);
+  mapping(2468, 8192, 0);
+  backend_->map(0x7e0000000000, 4096);
+  ProcessIdentity postmaster{.id = {kPostmaster, 1}, .postmaster = kPostmaster};
+  DsmReader reader(postmaster, layout_, kVariables, kBias, Proc(root_), [this](pid_t pid) {
+    return memory_of(pid == kPostmaster ? postmaster_ : backend_);
+  });
+  const std::vector<DsmReader::Process> processes{{.identity = {.id = {kBackend, 2}}}};
+  EXPECT_TRUE(reader.read(processes, true)->segments[0].seen);
+  empty_list();
+  const auto later = reader.read(processes, true);
+  EXPECT_TRUE(later->segments[0].seen);
+  EXPECT_EQ(later->segments[0].bytes, 8192U);
+  EXPECT_FALSE(read_well().segments[0].seen); // by one who never saw it before
+}
+
 TEST_P(FakeDsm, a_piece_of_an_area_is_told_by_its_header)
 {
   item(2468, 2, true);

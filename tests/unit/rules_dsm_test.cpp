@@ -31,7 +31,10 @@ DsmSegment left_behind(std::uint32_t handle = 1234)
           .mappings = {held_by(101)}};
 }
 
-DsmSegment orphan() { return {.handle = 1234, .pinned = true, .settled = true, .bytes = 65536}; }
+DsmSegment orphan()
+{
+  return {.handle = 1234, .pinned = true, .seen = true, .settled = true, .bytes = 65536};
+}
 
 // Looks at a server, ten seconds apart.
 class Looks {
@@ -214,6 +217,11 @@ INSTANTIATE_TEST_SUITE_P(
                 [](auto &s) {
                   s = orphan();
                   s.area = true;
+                }},
+        Healthy{"what_nobody_could_look_into",
+                [](auto &s) {
+                  s = orphan();
+                  s.seen = false;
                 }},
         Healthy{"the_registry_has_its_name",
                 [](auto &s) {
