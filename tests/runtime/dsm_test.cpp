@@ -32,7 +32,7 @@ protected:
     auto admin = cluster().connect();
     const auto library = build_extension(cluster(), "dsm_leaks.c", "dsm_leaks.so", {"-O1"});
     for (const std::string function :
-         {"dsm_keep_mapping", "dsm_outlive", "dsm_orphan", "dsm_keep_both", "dsm_use", "dsm_drop"})
+         {"dsm_keep_mapping", "dsm_outlive", "dsm_keep_both", "dsm_use", "dsm_drop"})
       admin.exec("CREATE OR REPLACE FUNCTION " + function + "(bigint) RETURNS bigint AS '" +
                  library + "' LANGUAGE C");
   }
@@ -137,17 +137,15 @@ TEST_F(DsmTest, a_pinned_segment_that_nobody_has_is_found)
   {
     auto session = cluster().connect();
     const auto before = segments_now(*daemon);
-    session.exec("BEGIN");
-    handle = session.value("SELECT dsm_orphan(50000)");
+    handle = session.value("SELECT dsm_keep_both(50000)");
     // The daemon has looked inside: where segments are System V's, only those who have one can.
     ASSERT_TRUE(eventually([&] { return segments_now(*daemon) > before; }));
-    session.exec("COMMIT");
   }
   const auto found = finding(*daemon, "raised", handle);
   ASSERT_TRUE(found);
   expect_segment(*found, handle, 50000, true, 0);
   EXPECT_EQ((*found)["pid"], cluster().postmaster_pid());
-  EXPECT_THAT((*found)["query"].dump(), HasSubstr("dsm_orphan"));
+  EXPECT_THAT((*found)["query"].dump(), HasSubstr("dsm_keep_both"));
   EXPECT_THAT((*found)["stack"].dump(), HasSubstr("dsm_leaks.so"));
   cluster().connect().exec("SELECT dsm_drop(" + handle + ")");
   EXPECT_TRUE(finding(*daemon, "cleared", handle));
