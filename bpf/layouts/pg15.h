@@ -301,7 +301,7 @@ struct dsm_segment {
 struct dsm_control_item {
 	unsigned int handle;
 	unsigned int refcnt; /* 2+: active, 1: about to go, 0: free */
-	Size first_page; /* of the part of main shared memory */
+	Size first_page;     /* of the part of main shared memory */
 	Size npages;
 	void *impl_private_pm_handle;
 	_Bool pinned;

@@ -17,7 +17,6 @@ std::unique_ptr<Rule> make_cache_growth(const CacheGrowthLimits &limits);
 std::unique_ptr<Rule> make_peak(const PeakLimits &limits);
 std::unique_ptr<Rule> make_unattributed_growth(const UnattributedGrowthLimits &limits);
 
-
 // Asked of a server's dynamic shared memory instead of a process's contexts.
 class ServerRule {
 public:
