@@ -43,7 +43,7 @@ bool is_area(const AreaHeader &header, std::uint64_t bytes, std::span<const std:
 std::vector<std::uint32_t>
 find_registered(const DsmFile &area, std::span<DsmSegment *const> segments, std::uint64_t &budget)
 {
-  constexpr std::size_t kStep = 256 * 1024;
+  constexpr std::size_t kStep = 256UL * 1024;
   constexpr std::size_t kAlign = 8; // of every chunk of an area
   std::vector<std::uint32_t> found;
   std::vector<std::byte> window(kStep + sizeof(RegistryEntry));
