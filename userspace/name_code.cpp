@@ -7,11 +7,15 @@ void name_code(std::span<Violation> violations, const BlockReader &blocks,
                const ServerList &servers, Symbolizer &symbols)
 {
   for (Violation &violation : violations) {
-    if (violation.stack_id == 0 || violation.state == ViolationState::cleared)
+    if (violation.state == ViolationState::cleared)
       continue;
     const auto &process = violation.process;
-    violation.stack = symbols.frames({process.id, servers.postmaster(process.postmaster)},
-                                     blocks.stack(process.id.pid, violation.stack_id));
+    const auto postmaster = servers.postmaster(process.postmaster);
+    if (const auto *origin = origin_of(violation))
+      violation.stack = symbols.frames({origin->process, postmaster}, origin->stack);
+    else if (violation.stack_id != 0)
+      violation.stack = symbols.frames({process.id, postmaster},
+                                       blocks.stack(process.id.pid, violation.stack_id));
     violation.module = module_of(violation.stack);
   }
 }

@@ -117,6 +117,7 @@ Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_pt
                    Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(maps_for(options_)),
       attachments_(maps_, options_.attachments), blocks_(maps_, name_at),
+      dsm_([this](const Error &error) { options_.warn(error); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
       escalation_(options_.escalation), schedule_(options_.schedule), rules_(std::move(rules)),
       sinks_(std::move(sinks)), extension_(options_.extension)
@@ -142,8 +143,9 @@ void Pipeline::step()
   read_blocks(now);
   serve_extension(now);              // who asks, waits
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
+  const bool looked = look_at_dsm(now);
   dirty_ |= swept;
-  news_ |= swept;
+  news_ |= swept || looked;
   govern(now); // what our probes cost, and whether that is allowed
 
   const auto pause = std::min<Duration>(kWriteAtMostEvery, options_.schedule.interval);
@@ -227,7 +229,8 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       watched_.erase(found);
     }
     schedule_.remove(gone);
-    symbols_.forget(gone);
+    if (!dsm_.made_by(gone))
+      symbols_.forget(gone);
     escalation_.forget(gone);
   }
   for (const pid_t postmaster : changes.servers_vanished)
@@ -322,6 +325,33 @@ void Pipeline::read_blocks(Time now)
     read_blocks_after_ =
         now + std::max<Duration>(kBlocksAtMostEvery, (thread_cpu() - began) * kBlocksShare);
   }
+}
+
+// Who made it may be gone before anybody asks: where its code lies is looked up at once.
+void Pipeline::note_dsm_made(KernelReader::DsmMade &made)
+{
+  const auto stat = Proc().stat(made.pid);
+  made.origin.process = {made.pid, stat ? stat->start : 0};
+  for (const auto address : made.origin.stack)
+    symbols_.locate({made.origin.process, servers_.postmaster(made.postmaster)}, address,
+                    Symbolizer::Kind::return_address);
+  dsm_.made(made.postmaster, made.handle, std::move(made.origin));
+}
+
+// Once per interval, and nothing in between: it only matters what stays.
+bool Pipeline::look_at_dsm(Time now)
+{
+  if (reader_)
+    for (auto &made : reader_->take_dsm_made())
+      note_dsm_made(made);
+  if (looked_at_dsm_ != Time{} && now - looked_at_dsm_ < options_.schedule.interval)
+    return false;
+  looked_at_dsm_ = now;
+  dsm_.look(servers_, [this](pid_t pid) -> std::uint64_t {
+    const auto *slot = reader_ ? reader_->slot(pid) : nullptr;
+    return slot ? slot->requests : 0;
+  });
+  return true;
 }
 
 bool Pipeline::sweep_due(Time now)
@@ -528,6 +558,7 @@ Snapshot Pipeline::assemble() const
     }
     if (const auto of_server = totals.find(postmaster); of_server != totals.end())
       status.probe_hits = by_name(of_server->second.hits);
+    status.dsm = dsm_.last(postmaster);
     snapshot.servers.push_back(std::move(status));
   }
   for (const auto &[id, watched] : watched_)
@@ -568,6 +599,7 @@ Health Pipeline::health() const
   health.program_run_seconds["walk"] = totals.walk_seconds;
   auto losses = maps_.losses();
   health.events_lost.merge(losses.unrecorded);
+  health.events_lost["dsm_origin"] += dsm_.forgotten();
   if (copies_)
     health.events_lost.merge(copies_->losses());
   health.read_errors.merge(losses.unreadable);

@@ -19,6 +19,7 @@
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
 #include "collect/block_reader.h"
+#include "collect/dsm_watch.h"
 #include "collect/kernel_reader.h"
 #include "collect/process_reader.h"
 #include "collect/sweep.h"
@@ -97,6 +98,8 @@ private:
   void read_blocks(Time now);
   void serve_extension(Time now);
   Extension::View look(const ProcessId &id, Time now);
+  void note_dsm_made(KernelReader::DsmMade &made);
+  bool look_at_dsm(Time now);
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;
@@ -111,6 +114,7 @@ private:
   Attachments attachments_;
   std::unique_ptr<KernelReader> reader_; // null at level sweep
   BlockReader blocks_;
+  DsmWatch dsm_;
   Symbolizer symbols_;
   std::unique_ptr<StackCopies> copies_; // null at level sweep
   Escalation escalation_;
@@ -125,7 +129,7 @@ private:
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
   Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{},
-      read_blocks_after_{};
+      read_blocks_after_{}, looked_at_dsm_{};
   std::uint64_t block_hits_ = 0; // when blocks were last read
   bool newcomers_ = false;       // the kernel half saw processes that we do not know yet
   bool dirty_ = false;           // something was swept since the last write

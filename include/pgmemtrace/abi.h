@@ -33,12 +33,13 @@ enum pgmt_probe {
 	PGMT_PROBE_SETTLE,  /* ReadyForQuery */
 	PGMT_PROBE_XACT,    /* AtEOXact_Snapshot; by pid, only processes that never settle */
 	PGMT_PROBE_EXIT,    /* proc_exit */
+	PGMT_PROBE_DSM,	    /* dsm_impl_op: a segment of dynamic shared memory is made */
 	PGMT_PROBE_BLOCK,   /* calls of malloc, realloc and free in the allocators: pgmt_site */
 	PGMT_PROBES,
 };
 
 /* How many of its arguments a probed function is read for. */
-#define PGMT_PROBE_ARGUMENTS 2
+#define PGMT_PROBE_ARGUMENTS 3
 
 /*
  * The root contexts that the O(1) check compares: those that nothing empties.  MessageContext is
@@ -336,14 +337,15 @@ struct pgmt_chunk {
  * hit, and each costs as much as the program itself.
  */
 struct pgmt_process {
-	/* line 1: who it is, what is counted */
+	/* line 1: who it is, what is counted; the rarest probes' counts lie beyond it */
 	__u32 tgid;   /* 0: free slot; as the initial pid namespace sees it */
 	__u32 binary; /* which loaded object owns it: hits through others are ignored */
 	__u64 hits[PGMT_PROBES];
 
-	/* line 2: the request that runs, and when each dearer look was last taken */
-	__u64 busy_since_ns; /* first boundary after a settle; 0: idle */
-	__u64 query_desc;    /* QueryDesc of the top-level statement that runs; 0: none */
+	/* a line: the request that runs, and when each dearer look was last taken; first boundary
+	 * after a settle; 0: idle */
+	__u64 busy_since_ns __attribute__((aligned(64)));
+	__u64 query_desc; /* QueryDesc of the top-level statement that runs; 0: none */
 	__u32 nesting;
 	__u32 phase;	    /* enum pgmt_phase */
 	__u64 statements;   /* top-level executor starts and utilities */
@@ -352,7 +354,7 @@ struct pgmt_process {
 	__u64 walk_cost_ns; /* what it took */
 	__u64 baseline_ns;  /* when the last walk outside a statement began */
 
-	/* line 3: what settle touches besides */
+	/* a line: what settle touches besides */
 	__u64 requests;		/* settles */
 	__u64 settle_detail_ns; /* when settle last looked closely because it was due */
 	__u64 growth_bytes;	/* of Top, Cache and their new children; only gains are summed */
@@ -423,6 +425,7 @@ enum pgmt_event_type {
 	PGMT_EVENT_GROWTH = 2,	/* Top or Cache grew across a request: struct pgmt_growth_event */
 	PGMT_EVENT_PEAK = 3,	/* a statement held much at its end: struct pgmt_peak_event */
 	PGMT_EVENT_EXIT = 4,	/* proc_exit was reached: header only */
+	PGMT_EVENT_DSM = 5, /* a segment of dynamic shared memory is made: struct pgmt_dsm_event */
 };
 
 struct pgmt_event_header {
@@ -473,6 +476,18 @@ enum pgmt_request_kind {
 	PGMT_REQUEST_CONTEXTS = 3,
 };
 
+struct pgmt_dsm_event {
+	struct pgmt_event_header header;
+	__u64 size;   /* bytes */
+	__u32 handle; /* even: those inside main shared memory are not seen */
+	__u32 unused;
+	__u64 query_id;
+	__s32 stmt_location;
+	__s32 stmt_len;
+	__u64 stack[PGMT_STACK_FRAMES]; /* innermost first; 0: the end */
+	char query[PGMT_QUERY_LEN];
+};
+
 #ifdef __cplusplus
 #define PGMT_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #define PGMT_ASSERT_OFFSET(type, field, bytes)                                                     \
@@ -499,10 +514,11 @@ PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
 PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 104 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
-PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 64);
-PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 128);
-PGMT_ASSERT_OFFSET(struct pgmt_process, roots, 192);
+PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 128);
+PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 192);
+PGMT_ASSERT_OFFSET(struct pgmt_process, roots, 256);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);
+PGMT_ASSERT_SIZE(struct pgmt_dsm_event, 56 + 8 * PGMT_STACK_FRAMES + PGMT_QUERY_LEN);
 
 #endif /* PGMEMTRACE_ABI_H */

@@ -197,7 +197,7 @@ TEST_F(MajorsTest, doctor_places_every_probe_on_an_emulated_instruction)
     EXPECT_EQ(probe["callers"] > 0, !block) << probe;
     ++(block ? blocks : boundaries);
   }
-  EXPECT_EQ(boundaries, 6);
+  EXPECT_EQ(boundaries, 7);
   EXPECT_GT(blocks, 0);
 }
 

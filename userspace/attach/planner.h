@@ -64,11 +64,11 @@ struct Plan {
   std::vector<UnplacedProbe> unplaced;
 };
 
-// Level at which a probe is first used: request for settle, xact and exit, block for block,
+// Level at which a probe is first used: request for settle, xact, exit and dsm, block for block,
 // statement for the rest.
 Level level_of(pgmt_probe probe);
 std::string_view
-name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "block"
+name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "dsm", "block"
 
 Plan plan_probes(const ElfFile &elf);
 
