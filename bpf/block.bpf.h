@@ -319,6 +319,8 @@ int block_change(struct pt_regs *ctx)
 	struct pgmt_process *p;
 	__u64 now;
 
+	if (blocks_since == ~0ULL)
+		return 0;
 	p = begin(ctx, PGMT_PROBE_BLOCK, &now);
 	if (!p)
 		return 0;

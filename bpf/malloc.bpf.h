@@ -8,7 +8,7 @@
  * left by longjmp as PostgreSQL's are.  free and munmap need no return.
  *
  *   heaps   tgid -> totals; only processes that have an entry are counted
- *   chunks  (tgid, address) -> size, and whose it is
+ *   heap_chunks  (tgid, address) -> size, and whose it is
  *   sums    (stack, query) -> bytes gained and returned
  *
  * The library calls itself: realloc(NULL) is malloc, malloc maps memory.  Only the outermost call
@@ -27,8 +27,8 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1); /* resized by the daemon, as sums */
 	__type(key, struct pgmt_context_key);
-	__type(value, struct pgmt_chunk);
-} chunks SEC(".maps");
+	__type(value, struct pgmt_heap_chunk);
+} heap_chunks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -45,7 +45,7 @@ struct heap_call {
 	__u64 old; /* realloc's chunk; posix_memalign's place for the result */
 	__u64 kind;
 	struct pgmt_context_key place;
-	struct pgmt_chunk chunk;
+	struct pgmt_heap_chunk chunk;
 	struct pgmt_heap_sum none; /* all zero */
 	struct pgmt_stack stack;
 };
@@ -120,12 +120,12 @@ static __always_inline __u64 asking_task(__u64 tgid)
 static __noinline void forget_chunk(struct pgmt_heap *heap, struct heap_call *call, __u64 address)
 {
 	struct pgmt_heap_sum *sum;
-	struct pgmt_chunk *chunk;
+	struct pgmt_heap_chunk *chunk;
 
 	if (!heap || !call)
 		return;
 	call->place.address = address;
-	chunk = bpf_map_lookup_elem(&chunks, &call->place);
+	chunk = bpf_map_lookup_elem(&heap_chunks, &call->place);
 	if (!chunk) {
 		__sync_fetch_and_add(&heap->unmatched, 1);
 		return;
@@ -136,7 +136,7 @@ static __noinline void forget_chunk(struct pgmt_heap *heap, struct heap_call *ca
 		__sync_fetch_and_add(&sum->returned, chunk->bytes);
 		__sync_fetch_and_add(&sum->chunks_returned, 1);
 	}
-	bpf_map_delete_elem(&chunks, &call->place);
+	bpf_map_delete_elem(&heap_chunks, &call->place);
 }
 
 static __noinline struct pgmt_heap_sum *sum_of(struct heap_call *call)
@@ -160,7 +160,7 @@ static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *
 	if (!heap || !call)
 		return;
 	call->place.address = address;
-	if (bpf_map_lookup_elem(&chunks, &call->place)) {
+	if (bpf_map_lookup_elem(&heap_chunks, &call->place)) {
 		lose(PGMT_LOSS_HEAP_STALE);
 		forget_chunk(heap, call, address);
 	}
@@ -170,7 +170,7 @@ static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *
 		lose(PGMT_LOSS_GROWTHS_FULL);
 		return;
 	}
-	if (bpf_map_update_elem(&chunks, &call->place, &call->chunk, BPF_ANY)) {
+	if (bpf_map_update_elem(&heap_chunks, &call->place, &call->chunk, BPF_ANY)) {
 		lose(PGMT_LOSS_CHUNKS_FULL);
 		return;
 	}
@@ -215,12 +215,12 @@ static __always_inline bool note_arguments(struct pt_regs *ctx, struct heap_call
 /* A part of a mapping that goes makes it smaller; its rest keeps its place. */
 static __noinline void unmap(struct pgmt_heap *heap, struct heap_call *call)
 {
-	struct pgmt_chunk *chunk;
+	struct pgmt_heap_chunk *chunk;
 
 	if (!heap || !call)
 		return;
 	call->place.address = call->old;
-	chunk = bpf_map_lookup_elem(&chunks, &call->place);
+	chunk = bpf_map_lookup_elem(&heap_chunks, &call->place);
 	if (chunk && chunk->bytes > ((call->bytes + 4095) & ~4095ULL))
 		lose(PGMT_LOSS_HEAP_STALE);
 	else if (chunk)

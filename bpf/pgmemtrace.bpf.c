@@ -40,11 +40,16 @@ struct MemoryContextData {
 };
 
 struct AllocBlockData {
+	struct AllocBlockData *prev;
+	struct AllocBlockData *next;
 	char *freeptr;
+	char *endptr;
 };
 
 struct AllocSetContext {
 	struct AllocBlockData *blocks;
+	void *freelist[11];
+	unsigned long allocChunkLimit;
 };
 
 struct PlannedStmt {
@@ -102,11 +107,20 @@ const volatile __u32 by_query = 0; /* growth is attributed to statements */
 /* Sites of level block; a probe's cookie there is its index. */
 const volatile struct pgmt_site sites[PGMT_SITES] = {};
 
+/* Level alloc: a probe's cookie is the index of its site; passers by address, then zeros. */
+const volatile struct pgmt_method_site methods[PGMT_METHOD_SITES] = {};
+const volatile struct pgmt_passer passers[PGMT_PASSERS] = {};
+const volatile __u32 chunk_value_shift = 0; /* in a chunk's header; 0: 15 and older have none */
+const volatile __u32 record_calls = 0;	    /* track every context, by name */
+
 /* ---- set by the daemon while it runs ---- */
 
 /* TimestampTz since when every statement is seen: what began before was joined midway. */
 volatile __u64 statements_since;
-/* bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed. */
+/*
+ * bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed;
+ * ~0: they come or go one by one, and nothing is counted.
+ */
 volatile __u64 blocks_since;
 
 /* Raised whenever the level rose: between two values nobody knows what a process did. */
@@ -206,6 +220,40 @@ struct {
 	__type(key, struct pgmt_stack_place);
 	__type(value, struct pgmt_known_stack);
 } known_stacks SEC(".maps");
+
+/* Level alloc. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, struct pgmt_call_key);
+	__type(value, struct pgmt_calls);
+} callers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct pgmt_context_key);
+	__type(value, struct pgmt_held);
+} helds SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct pgmt_life_key);
+	__type(value, struct pgmt_life);
+} lives SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1048576);
+	__type(key, struct pgmt_context_key);
+	__type(value, struct pgmt_chunk);
+} chunks SEC(".maps");
 
 struct task_state {
 	__u32 slot;    /* index in processes, plus one; 0: none */
@@ -342,10 +390,22 @@ static __always_inline const volatile struct pgmt_site *site_of(struct pt_regs *
 	return &sites[bpf_get_attach_cookie(ctx) & (PGMT_SITES - 1)];
 }
 
+static __always_inline const volatile struct pgmt_method_site *method_of(struct pt_regs *ctx)
+{
+	return &methods[bpf_get_attach_cookie(ctx) & (PGMT_METHOD_SITES - 1)];
+}
+
 /* The link-time address of the instruction that was hit. */
 static __always_inline __u64 link_address(struct pt_regs *ctx, __u32 probe)
 {
-	return probe == PGMT_PROBE_BLOCK ? site_of(ctx)->address : bpf_get_attach_cookie(ctx);
+	switch (probe) {
+	case PGMT_PROBE_BLOCK:
+		return site_of(ctx)->address;
+	case PGMT_PROBE_ALLOC:
+		return method_of(ctx)->address;
+	default:
+		return bpf_get_attach_cookie(ctx);
+	}
 }
 
 /* First hit of a process, or the first since the selection changed. */
@@ -1099,3 +1159,4 @@ int process_exit(struct pt_regs *ctx)
 #include "stack.bpf.h"
 #include "block.bpf.h"
 #include "malloc.bpf.h"
+#include "alloc.bpf.h"

@@ -10,12 +10,16 @@ void name_code(std::span<Violation> violations, const BlockReader &blocks,
     if (violation.state == ViolationState::cleared)
       continue;
     const auto &process = violation.process;
-    const auto postmaster = servers.postmaster(process.postmaster);
-    if (const auto *origin = origin_of(violation))
-      violation.stack = symbols.frames({origin->process, postmaster}, origin->stack);
-    else if (violation.stack_id != 0)
-      violation.stack = symbols.frames({process.id, postmaster},
-                                       blocks.stack(process.id.pid, violation.stack_id));
+    Symbolizer::Target target{process.id, servers.postmaster(process.postmaster)};
+    if (const auto *origin = origin_of(violation)) {
+      target.process = origin->process;
+      violation.stack = symbols.frames(target, origin->stack);
+    } else if (violation.caller != 0) {
+      violation.stack =
+          symbols.frames(target, violation.caller, Symbolizer::Kind::return_address);
+    } else if (violation.stack_id != 0) {
+      violation.stack = symbols.frames(target, blocks.stack(process.id.pid, violation.stack_id));
+    }
     violation.module = module_of(violation.stack);
   }
 }

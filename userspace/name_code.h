@@ -14,8 +14,8 @@
 
 namespace pgmemtrace {
 
-// Fills in `stack` and `module` where a stack is known, of a context or of a segment's origin,
-// while the process can be asked.
+// Fills in `stack` and `module` where the code is known, by `caller` or `stack_id`, or a segment's
+// origin, while the process can be asked.
 void name_code(std::span<Violation> violations, const BlockReader &blocks,
                const ServerList &servers, Symbolizer &symbols);
 

@@ -17,8 +17,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kBlocksAtMostEvery = 50ms; // reading what level block counted, and
-constexpr int kBlocksShare = 50;          // at most 1/50 of the time
+constexpr auto kCountsAtMostEvery = 50ms; // reading what levels block and alloc counted, and
+constexpr int kCountsShare = 50;          // at most 1/50 of the time
 constexpr auto kNewcomerPause = 50ms;     // looking at /proc because the kernel half saw a new one
 constexpr int kLookShare = 2000;          // looking at /proc otherwise: 1/2000 of the time,
 constexpr int kLookShareAlone = 400;      // 1/400 without probes: nobody else tells who came,
@@ -116,7 +116,7 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_ptr<Sink>> sinks,
                    Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(maps_for(options_)),
-      attachments_(maps_, options_.attachments), blocks_(maps_, name_at),
+      attachments_(maps_, options_.attachments), blocks_(maps_, name_at), allocs_(maps_, name_at),
       dsm_([this](const Error &error) { options_.warn(error); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
       escalation_(options_.escalation), schedule_(options_.schedule), rules_(std::move(rules)),
@@ -140,7 +140,7 @@ void Pipeline::step()
   if (copies_)
     copies_->drain();
   notice_activity(now);
-  read_blocks(now);
+  read_counts(now);
   serve_extension(now);              // who asks, waits
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
   const bool looked = look_at_dsm(now);
@@ -286,7 +286,9 @@ void Pipeline::notice_activity(Time now)
       now - tidied_ >= (reader_->untidy() ? kTidyAtMostEvery : options_.schedule.interval)) {
     tidied_ = now;
     reader_->tidy();
-    blocks_.tidy([&](pid_t pid) { return servers_.find_process(pid) || reader_->slot(pid); });
+    const auto alive = [&](pid_t pid) { return servers_.find_process(pid) || reader_->slot(pid); };
+    blocks_.tidy(alive);
+    allocs_.tidy(alive);
   }
   for (auto &[id, watched] : watched_) {
     const auto *slot = probed(watched) ? reader_->slot(id.pid) : nullptr;
@@ -313,17 +315,19 @@ void Pipeline::notice_activity(Time now)
     look_after_ = now + pause_after(thread_cpu() - began, reader_ != nullptr);
 }
 
-// What level block counted, before the sweeps that take it.
-void Pipeline::read_blocks(Time now)
+// What levels block and alloc counted, before the sweeps that take it.
+void Pipeline::read_counts(Time now)
 {
-  if (!reader_ || now < read_blocks_after_)
+  if (!reader_ || now < read_counts_after_)
     return;
-  if (const auto hits = reader_->hits(PGMT_PROBE_BLOCK); hits != block_hits_) {
-    block_hits_ = hits;
+  const auto hits = reader_->hits(PGMT_PROBE_BLOCK) + reader_->hits(PGMT_PROBE_ALLOC);
+  if (hits != counted_hits_) {
+    counted_hits_ = hits;
     const auto began = thread_cpu();
     blocks_.refresh();
-    read_blocks_after_ =
-        now + std::max<Duration>(kBlocksAtMostEvery, (thread_cpu() - began) * kBlocksShare);
+    allocs_.refresh();
+    read_counts_after_ =
+        now + std::max<Duration>(kCountsAtMostEvery, (thread_cpu() - began) * kCountsShare);
   }
 }
 
@@ -402,6 +406,7 @@ bool Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now,
     if (const auto *slot = reader_->slot(pid); slot && snapshot->activity.in_statement)
       watched.reader.read_statement(*slot, snapshot->activity);
     snapshot->block_growth = blocks_.growth(pid);
+    snapshot->alloc_calls = allocs_.holders(pid);
   }
   if (extension_)
     extension_->saw(*snapshot);
@@ -440,6 +445,7 @@ Extension::View Pipeline::look(const ProcessId &id, Time now)
   if (reader_)
     reader_->drain(); // what it did until it asked
   blocks_.refresh();
+  allocs_.refresh();
   const bool read = sweep(*process, watched->second, now, Pass::exact);
   dirty_ |= read;
   news_ |= read;
@@ -606,6 +612,9 @@ Health Pipeline::health() const
   health.map_entries["processes"] = {reader_->slots_used(), maps_.options().processes};
   health.map_entries["contexts"] = {reader_->contexts_used(), maps_.options().contexts};
   health.map_entries["growths"] = {blocks_.growths_used(), maps_.options().growths};
+  health.map_entries["calls"] = {allocs_.calls_used(), maps_.options().calls};
+  health.map_entries["lives"] = {allocs_.lives_used(), maps_.options().lives};
+  health.map_entries["chunks"] = {allocs_.chunks_used(), maps_.options().chunks};
   health.map_entries["stacks"] = {blocks_.stacks_used(), maps_.options().stacks};
   return health;
 }

@@ -18,6 +18,7 @@
 #include "attach/calibrate.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
+#include "collect/alloc_reader.h"
 #include "collect/block_reader.h"
 #include "collect/dsm_watch.h"
 #include "collect/kernel_reader.h"
@@ -95,7 +96,7 @@ private:
   // nullopt: as deep as is due.  False: it could not be read.
   bool sweep(const ServerProcess &process, Watched &watched, Time now,
              std::optional<Pass> pass = std::nullopt);
-  void read_blocks(Time now);
+  void read_counts(Time now);
   void serve_extension(Time now);
   Extension::View look(const ProcessId &id, Time now);
   void note_dsm_made(KernelReader::DsmMade &made);
@@ -114,6 +115,7 @@ private:
   Attachments attachments_;
   std::unique_ptr<KernelReader> reader_; // null at level sweep
   BlockReader blocks_;
+  AllocReader allocs_;
   DsmWatch dsm_;
   Symbolizer symbols_;
   std::unique_ptr<StackCopies> copies_; // null at level sweep
@@ -129,12 +131,12 @@ private:
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
   Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{},
-      read_blocks_after_{}, looked_at_dsm_{};
-  std::uint64_t block_hits_ = 0; // when blocks were last read
-  bool newcomers_ = false;       // the kernel half saw processes that we do not know yet
-  bool dirty_ = false;           // something was swept since the last write
-  bool news_ = true;             // ... or came, or went, since the rules last looked
-  bool working_ = false;         // some process was, when we last looked
+      read_counts_after_{}, looked_at_dsm_{};
+  std::uint64_t counted_hits_ = 0; // when counts were last read
+  bool newcomers_ = false;         // the kernel half saw processes that we do not know yet
+  bool dirty_ = false;             // something was swept since the last write
+  bool news_ = true;               // ... or came, or went, since the rules last looked
+  bool working_ = false;           // some process was, when we last looked
 };
 
 } // namespace pgmemtrace

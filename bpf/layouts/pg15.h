@@ -84,6 +84,15 @@ struct GenerationBlock {
 	char *endptr;
 };
 
+struct GenerationChunk {
+	Size size;
+#ifdef MEMORY_CONTEXT_CHECKING
+	Size requested_size;
+#endif
+	struct GenerationBlock *block;
+	void *context;
+};
+
 struct GenerationContext {
 	struct MemoryContextData header;
 	Size initBlockSize;
@@ -320,6 +329,7 @@ struct AllocBlockData pgmt_keep_aset_block;
 struct AllocChunkData pgmt_keep_aset_chunk;
 struct GenerationContext pgmt_keep_generation;
 struct GenerationBlock pgmt_keep_generation_block;
+struct GenerationChunk pgmt_keep_generation_chunk;
 struct SlabContext pgmt_keep_slab;
 struct SlabBlock pgmt_keep_slab_block;
 struct QueryDesc pgmt_keep_query_desc;

@@ -23,6 +23,8 @@
 #define PGMT_WALK_MAX 16384 /* steps of one walk at most: each context, and each way up */
 #define PGMT_SITES 64	    /* of level block, per binary; a power of two */
 #define PGMT_STACK_FRAMES 64
+#define PGMT_METHOD_SITES 32 /* of level alloc, per binary; a power of two */
+#define PGMT_PASSERS 32
 #define PGMT_STACK_BYTES 16384 /* of a stack that is copied to be unwound, at most */
 
 /* The programs, in the order of hits[] and of the metric label "probe". */
@@ -35,6 +37,7 @@ enum pgmt_probe {
 	PGMT_PROBE_EXIT,    /* proc_exit */
 	PGMT_PROBE_DSM,	    /* dsm_impl_op: a segment of dynamic shared memory is made */
 	PGMT_PROBE_BLOCK,   /* calls of malloc, realloc and free in the allocators: pgmt_site */
+	PGMT_PROBE_ALLOC,   /* methods of the allocators: pgmt_method_site */
 	PGMT_PROBES,
 };
 
@@ -83,11 +86,15 @@ enum pgmt_loss {
 	PGMT_LOSS_STACK,	 /* a call stack could not be read */
 	PGMT_LOSS_STACK_CUT,	 /* ... was longer than PGMT_STACK_FRAMES */
 	PGMT_LOSS_QUERIES_FULL,	 /* a statement was counted as one of the others */
-	PGMT_LOSS_CHUNKS_FULL,	 /* level malloc: a chunk was not kept, and is not counted */
-	PGMT_LOSS_HEAP_CALL,   /* ... a call of malloc never returned, or was of an unknown kind */
+	PGMT_LOSS_HEAP_CALL,   /* level malloc: a call never returned, or was of an unknown kind */
 	PGMT_LOSS_HEAP_STALE,  /* ... a chunk was gone without its free being seen */
-	PGMT_LOSS_COPY_RATE,   /* ... had to be copied, and too many were just before */
-	PGMT_LOSS_COPIES_FULL, /* ... had to be copied, and the ring of copies was full */
+	PGMT_LOSS_READ_CHUNK,  /* a chunk or its context could not be read, or is none */
+	PGMT_LOSS_READ_CALLER, /* who asked could not be read */
+	PGMT_LOSS_CALLS_FULL,  /* the map of calls, of held contexts or of lives was full */
+	PGMT_LOSS_CHUNKS_FULL, /* the map of chunks (level malloc: of heap_chunks) was full */
+	PGMT_LOSS_CHUNK_UNKNOWN, /* a chunk was not where it was foretold */
+	PGMT_LOSS_COPY_RATE,	 /* a stack had to be copied, and too many were just before */
+	PGMT_LOSS_COPIES_FULL,	 /* ... had to be copied, and the ring of copies was full */
 	PGMT_LOSSES,
 };
 
@@ -259,6 +266,127 @@ struct pgmt_known_stack {
 	__u16 at[PGMT_STACK_FRAMES]; /* in words from sp */
 };
 
+/* ---- level alloc ---- */
+
+enum pgmt_method {
+	PGMT_METHOD_ALLOC,
+	PGMT_METHOD_FREE,
+	PGMT_METHOD_REALLOC,
+	PGMT_METHOD_RESET,
+	PGMT_METHOD_DELETE,
+	PGMT_METHODS,
+};
+
+enum pgmt_allocator { PGMT_ALLOC_SET, PGMT_GENERATION, PGMT_SLAB, PGMT_BUMP };
+
+#define PGMT_NOWHERE 0xff
+
+/* A probed method of an allocator; its index is the cookie. */
+struct pgmt_method_site {
+	__u64 address; /* of the probed instruction, link-time */
+	__u32 context_tag;
+	__u8 method;	 /* enum pgmt_method */
+	__u8 allocator;	 /* enum pgmt_allocator */
+	__u8 context_in; /* places of registers in struct pt_regs, in words; PGMT_NOWHERE: */
+	__u8 chunk_in;	 /* ... it has no such argument (of the context: the chunk tells) */
+	__u8 size_in;
+	__u8 tracked;	     /* so are all methods of its allocator: what is held can be known */
+	__u16 chunk_header;  /* bytes before a chunk's payload */
+	__u16 block_header;  /* ... before a block's first chunk */
+	__u16 owner_at;	     /* in a block: its context */
+	__u16 end_at;	     /* in a block: where it ends */
+	__u16 chunk_size_at; /* in a context of Slab: what all its chunks have */
+};
+
+/* Code that asks for others: the caller is whoever called it.  Its frame pointer leads there. */
+struct pgmt_passer {
+	__u64 address; /* link-time */
+	__u64 end;
+	__u64 is_method; /* of an allocator: what it calls is no request of its own */
+};
+
+/* Requests of one caller for contexts of one name, in one process. */
+struct pgmt_call_key {
+	__u64 tgid;
+	__u64 name;   /* address of the contexts' name */
+	__u64 caller; /* return address; 0: could not be read */
+};
+
+struct pgmt_calls {
+	__u64 count[8]; /* by enum pgmt_method */
+	__u64 asked;	/* bytes that alloc was asked for */
+	__u64 reasked;	/* ... and realloc: the new sizes */
+	/* when recording */
+	__u64 taken;  /* bytes of the chunks that were made, without their headers */
+	__u64 raised; /* those of them that were more than ever before */
+	__u64 last_ns;
+};
+
+/*
+ * What is held of chunks that were seen being made; of contexts that are tracked: the roots, or,
+ * when recording, all.  A reset or a delete ends a generation, and all that is held in it.
+ */
+struct pgmt_held {
+	__u64 name;
+	__u64 generation;
+	__s64 bytes; /* Generation, Slab: less than 0 if older chunks were freed */
+	__s64 chunks;
+};
+
+struct pgmt_life_key {
+	__u64 tgid;
+	__u64 context;
+	__u64 caller;
+};
+
+/* What one caller's chunks hold in one context. */
+struct pgmt_life {
+	__u64 name;
+	__u64 generation; /* another one than the context's: it holds nothing any more */
+	__u64 bytes;
+	__u64 chunks;
+};
+
+/* A chunk of a tracked AllocSet; the key's address is what palloc returned. */
+struct pgmt_chunk {
+	__u64 context;
+	__u64 generation;
+	__u64 caller;
+	__u64 bytes;
+};
+
+/* A chunk whose address is not known before the next request. */
+struct pgmt_pending {
+	struct pgmt_chunk chunk; /* context 0: there is none */
+	__u64 name;
+	__u64 site;   /* index of the method */
+	__u64 after;  /* its block comes behind this one; 0: it becomes the context's first */
+	__u64 before; /* what was there; 0: it does not matter */
+};
+
+/* Scratch space of one request. */
+struct pgmt_request {
+	__u64 context;
+	__u64 name;
+	__u64 chunk; /* as pfree gets it */
+	__u64 size;  /* asked for */
+	__u64 bytes; /* of the chunk that comes of it, or is freed or resized */
+	__u64 now;
+	__u64 frame[2];
+	__u32 nested;  /* inside another method: no request of its own */
+	__u32 tracked; /* who holds what in its context is told */
+	__u64 set[26]; /* a context: as much as there is of AllocSetContext */
+	struct pgmt_call_key call_key;
+	struct pgmt_calls zero_calls;
+	struct pgmt_context_key key;
+	struct pgmt_life_key life_key;
+	struct pgmt_held held;
+	struct pgmt_life life;
+	struct pgmt_chunk chunk_value;
+	struct pgmt_pending pending;
+	__u64 generations; /* so many began */
+};
+
 /* State of a running walk. */
 struct pgmt_walk {
 	__u64 node;	/* context to read next; 0: done */
@@ -325,7 +453,7 @@ struct pgmt_heap_sum {
 };
 
 /* A chunk that lives; its key is a pgmt_context_key. */
-struct pgmt_chunk {
+struct pgmt_heap_chunk {
 	__u64 bytes;
 	struct pgmt_heap_key key;
 };
@@ -337,24 +465,20 @@ struct pgmt_chunk {
  * hit, and each costs as much as the program itself.
  */
 struct pgmt_process {
-	/* line 1: who it is, what is counted; the rarest probes' counts lie beyond it */
-	__u32 tgid;   /* 0: free slot; as the initial pid namespace sees it */
-	__u32 binary; /* which loaded object owns it: hits through others are ignored */
-	__u64 hits[PGMT_PROBES];
-
-	/* a line: the request that runs, and when each dearer look was last taken; first boundary
-	 * after a settle; 0: idle */
-	__u64 busy_since_ns __attribute__((aligned(64)));
-	__u64 query_desc; /* QueryDesc of the top-level statement that runs; 0: none */
+	/* line 1: who it is, what runs, and when each dearer look was last taken */
+	__u32 tgid;	     /* 0: free slot; as the initial pid namespace sees it */
+	__u32 binary;	     /* which loaded object owns it: hits through others are ignored */
+	__u64 busy_since_ns; /* first boundary after a settle; 0: idle */
+	__u64 query_desc;    /* QueryDesc of the top-level statement that runs; 0: none */
 	__u32 nesting;
 	__u32 phase;	    /* enum pgmt_phase */
 	__u64 statements;   /* top-level executor starts and utilities */
 	__u64 detail_ns;    /* when text and roots were last looked at within a request */
 	__u64 walked_ns;    /* when the last walk began */
 	__u64 walk_cost_ns; /* what it took */
-	__u64 baseline_ns;  /* when the last walk outside a statement began */
 
-	/* a line: what settle touches besides */
+	/* line 2: what settle touches besides */
+	__u64 baseline_ns;	/* when the last walk outside a statement began */
 	__u64 requests;		/* settles */
 	__u64 settle_detail_ns; /* when settle last looked closely because it was due */
 	__u64 growth_bytes;	/* of Top, Cache and their new children; only gains are summed */
@@ -366,7 +490,10 @@ struct pgmt_process {
 	__u64 timed_ns;		/* when this run of a program began; 0: it is not timed */
 	__u64 walk_total_ns;	/* what all walks took */
 	__u64 utility_sp;	/* stack pointer at the start of the top-level utility statement */
+
+	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
+	__u64 hits[PGMT_PROBES];
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
 
@@ -416,6 +543,7 @@ struct pgmt_process {
 	struct pgmt_growth growth;
 	struct pgmt_name name;
 	struct pgmt_stack stack;
+	struct pgmt_request request;
 	__u64 copies_ns; /* copies of stacks are paid for until then */
 	struct pgmt_stack_place place;
 } __attribute__((aligned(64)));
@@ -507,16 +635,23 @@ PGMT_ASSERT_SIZE(struct pgmt_growth_key, 40);
 PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
 PGMT_ASSERT_SIZE(struct pgmt_query, 8 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_heap_key, 24);
-PGMT_ASSERT_SIZE(struct pgmt_chunk, 32);
+PGMT_ASSERT_SIZE(struct pgmt_heap_chunk, 32);
 PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
 PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
 PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 104 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
-PGMT_ASSERT_OFFSET(struct pgmt_process, busy_since_ns, 128);
-PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 192);
-PGMT_ASSERT_OFFSET(struct pgmt_process, roots, 256);
+PGMT_ASSERT_SIZE(struct pgmt_method_site, 32);
+PGMT_ASSERT_SIZE(struct pgmt_passer, 24);
+PGMT_ASSERT_SIZE(struct pgmt_call_key, 24);
+PGMT_ASSERT_SIZE(struct pgmt_calls, 104);
+PGMT_ASSERT_SIZE(struct pgmt_held, 32);
+PGMT_ASSERT_SIZE(struct pgmt_life_key, 24);
+PGMT_ASSERT_SIZE(struct pgmt_life, 32);
+PGMT_ASSERT_SIZE(struct pgmt_chunk, 32);
+PGMT_ASSERT_OFFSET(struct pgmt_process, baseline_ns, 64);
+PGMT_ASSERT_OFFSET(struct pgmt_process, transaction_context, 128);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_dsm_event, 56 + 8 * PGMT_STACK_FRAMES + PGMT_QUERY_LEN);

@@ -15,7 +15,7 @@
 #include "attach/attachments.h"
 #include "collect/sweep.h"
 #include "fake_server.h"
-#include "support/nested_contexts.h"
+#include "support/c_functions.h"
 #include "support/runtime_test.h"
 
 namespace pgmemtrace::test {
@@ -76,7 +76,8 @@ protected:
   // Below TopMemoryContext: so many chains of contexts of that depth.
   static void nest_contexts(const PostgresCluster &cluster, Session &session, int chains, int depth)
   {
-    load_nested_contexts(cluster, session);
+    load_c_functions(cluster, session, "nested_contexts",
+                     {"nest_contexts(int, int, bigint)", "drop_nested(int)"});
     session.exec("SELECT nest_contexts(" + std::to_string(chains) + ", " + std::to_string(depth) +
                  ", 0)");
   }

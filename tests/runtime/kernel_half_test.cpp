@@ -9,8 +9,8 @@
 #include <gmock/gmock.h>
 
 #include "collect/sweep.h"
+#include "support/c_functions.h"
 #include "support/kernel.h"
-#include "support/nested_contexts.h"
 #include "support/runtime_test.h"
 #include "util/clock.h"
 
@@ -405,7 +405,8 @@ TEST_F(KernelHalfTest, a_walk_sees_the_same_tree_as_the_sweep)
 TEST_F(KernelHalfTest, a_tree_that_shrinks_into_the_reach_of_the_walk_is_no_peak)
 {
   auto session = cluster().connect();
-  load_nested_contexts(cluster(), session);
+  load_c_functions(cluster(), session, "nested_contexts",
+                   {"nest_contexts(int, int, bigint)", "drop_nested(int)"});
   session.exec("SELECT nest_contexts(1, 1, 100 << 20)"); // the oldest: the last that a walk meets
   session.exec("SELECT nest_contexts(20000, 1, 0)");
   auto locker = cluster().connect();

@@ -123,6 +123,22 @@ TEST_F(RecordTest, a_whole_server_with_sessions_that_come_and_go)
   EXPECT_GT((*context(report, "CachedPlanSource"))["contexts_made"], 6 * 50);
 }
 
+// Probes come and go one by one: what some saw while others were not there would not add up.
+TEST_F(RecordTest, a_session_that_works_throughout_adds_up)
+{
+  auto session = cluster().connect();
+  session.send_async("DO $$BEGIN FOR i IN 1..1000000000 LOOP "
+                     "PERFORM count(*) FROM pg_class WHERE relname = 'r' || i; END LOOP; END$$");
+  auto daemon = record(session.backend_pid(), {"--duration", "1s"});
+  EXPECT_EQ(daemon->wait(), 0);
+  const auto report = report_as_json();
+  EXPECT_GT(report["grown_bytes"], 1 << 20);
+  EXPECT_TRUE(report["lost"].empty()) << report["lost"];
+  EXPECT_TRUE(session.busy());
+  cluster().connect().exec("SELECT pg_terminate_backend(" + std::to_string(session.backend_pid()) +
+                           ")");
+}
+
 TEST_F(RecordTest, ends_with_its_time_and_every_format_is_readable)
 {
   auto session = cluster().connect();
@@ -189,7 +205,8 @@ TEST_F(RecordTest, refuses_what_it_cannot_do)
   std::ofstream(folder_ / "foreign") << "hello";
   const auto pid = std::to_string(cluster().postmaster_pid());
   const Refused cases[] = {
-      {{"record", "--pid", pid, "--level", "alloc", "-o", file()}, 2},
+      {{"record", "--pid", pid, "--level", "statement", "-o", file()}, 2},
+      {{"record", "--pid", pid, "--level", "alloc", "--by-query", "-o", file()}, 2},
       {{"record", "--pid", "all", "--level", "malloc", "-o", file()}, 2},
       {{"record", "--pid", pid, "--duration", "soon", "-o", file()}, 2},
       {{"record", "--pid", pid, "-o", "/nonexistent/folder/file"}, 3},

@@ -107,4 +107,28 @@ inline Recording heap_recording()
   return recording;
 }
 
+// The same at level alloc: of "Leaky", leak() asked for 800 bytes, of which 768 in chunks are left,
+// and sort() for 400, of which nothing is.
+inline Recording requests_recording()
+{
+  auto recording = small_recording();
+  recording.level = "alloc";
+  auto &leaky = recording.processes[0].contexts[0];
+  leaky.grown = leaky.peak = 1024;
+  leaky.allocations = {
+      {.stack = 0,
+       .bytes = 1024,
+       .blocks = 4,
+       .raised = 600,
+       .requests = Recording::Requests{.allocs = 4, .frees = 1, .asked = 800, .live = 768}},
+      {.stack = 1,
+       .bytes = 512,
+       .blocks = 2,
+       .raised = 424,
+       .requests = Recording::Requests{.allocs = 2, .frees = 2, .asked = 400, .live = 0}}};
+  leaky.grown = 1536;
+  leaky.returned = 768;
+  return recording;
+}
+
 } // namespace pgmemtrace::test

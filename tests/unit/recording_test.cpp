@@ -192,5 +192,18 @@ TEST(NewFile, refuses_devices_and_folders_that_are_not_there)
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
 }
 
+TEST(RecordingFile, keeps_requests_where_there_are_any)
+{
+  const auto read = unpack(pack(requests_recording()));
+  ASSERT_TRUE(read);
+  const auto &requests = read->processes[0].contexts[0].allocations[0].requests;
+  ASSERT_TRUE(requests);
+  EXPECT_EQ(requests->allocs, 4U);
+  EXPECT_EQ(requests->frees, 1U);
+  EXPECT_EQ(requests->asked, 800U);
+  EXPECT_EQ(requests->live, 768U);
+  EXPECT_FALSE(read->processes[1].contexts[0].allocations[0].requests);
+}
+
 } // namespace
 } // namespace pgmemtrace::test

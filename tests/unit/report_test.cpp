@@ -369,7 +369,7 @@ TEST(ByQuery, is_in_every_format)
   EXPECT_TRUE(report["queries"][2]["query_id"].is_null());
   EXPECT_EQ(report["allocations"][0]["query_id"], -42);
   EXPECT_THAT(to_text(profile, View::grown, 20), HasSubstr("[-42] SELECT ?"));
-  EXPECT_EQ(data_of(to_html(recording, profile, View::grown))["contexts"][0][6], "-42");
+  EXPECT_EQ(data_of(to_html(recording, profile, View::grown))["contexts"][0][7], "-42");
   const auto more = difference(profile, profile, View::grown);
   EXPECT_EQ(more.total, ByView{});
   EXPECT_EQ(more.contexts.size(), profile.contexts.size());
@@ -385,6 +385,32 @@ TEST(EveryFormat, takes_an_empty_recording)
   EXPECT_THAT(to_massif(nothing, ""), HasSubstr("desc:"));
   EXPECT_TRUE(gunzip(to_pprof(nothing, profile, View::peak), 1 << 20));
   EXPECT_TRUE(data_of(to_html(nothing, profile, View::peak))["entries"].empty());
+}
+
+// ---- level alloc ----
+
+TEST(Requests, what_is_live_is_known_by_caller)
+{
+  const auto profile = make_profile(requests_recording(), {.view = View::live, .context = "Leaky"});
+  EXPECT_EQ(profile.views, kViews);
+  ASSERT_EQ(profile.entries.size(), 2U);
+  EXPECT_EQ(profile.entries[0].of(View::live), 768); // though others raised the peak as well
+  EXPECT_EQ(profile.entries[1].of(View::live), 0);
+  EXPECT_EQ(profile.of(View::asked), 1200);
+}
+
+// Of 1000 bytes in chunks 1200/1536 were asked for; three chunks have a header of 16 bytes each.
+TEST(Requests, massif_tells_what_nobody_asked_for)
+{
+  const auto massif = to_massif(requests_recording(), "Leaky");
+  EXPECT_THAT(massif, HasSubstr("mem_heap_B=781\nmem_heap_extra_B=267\n"));
+}
+
+TEST(Requests, blocks_have_no_view_of_them)
+{
+  const auto profile = make_profile(small_recording(), {});
+  EXPECT_LT(profile.views, kViews);
+  EXPECT_THAT(to_json(small_recording(), profile, View::peak), Not(HasSubstr("asked")));
 }
 
 } // namespace

@@ -76,7 +76,8 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
   Probes::Options options{.binary_index = next_binary_++,
                           .select_only = !options_.selection.all,
                           .only_pids = single_processes(options_.selection, servers),
-                          .record_all = options_.record_all,
+                          .record_all = options_.record_all && options_.level == Level::block,
+                          .record_calls = options_.record_all && options_.level == Level::alloc,
                           .by_query = options_.by_query,
                           .heap = options_.heap,
                           .frame_pointers = frame_pointers(*binary.elf).kept(),
@@ -107,12 +108,18 @@ std::optional<Error> Attachments::coverage(const Binary &binary) const
   if (!attachment || options_.level < Level::block)
     return std::nullopt;
   const auto &plan = attachment->probes.plan();
-  const auto missing = std::ranges::count(plan.unplaced, PGMT_PROBE_BLOCK, &UnplacedProbe::probe);
-  if (missing == 0)
+  const auto missing = [&](pgmt_probe probe) {
+    return options_.level < level_of(probe)
+               ? 0
+               : std::ranges::count(plan.unplaced, probe, &UnplacedProbe::probe);
+  };
+  const auto blocks = missing(PGMT_PROBE_BLOCK), methods = missing(PGMT_PROBE_ALLOC);
+  if (blocks + methods == 0)
     return std::nullopt;
-  return Error{fmt::format("{}: {} places where contexts gain or return blocks are not watched",
-                           binary.path, missing),
-               0, "`pgmemtrace doctor` says which and why; what grows there has no stack"};
+  return Error{fmt::format("{}: {} places where contexts gain or return blocks and {} methods of "
+                           "allocators are not watched",
+                           binary.path, blocks, methods),
+               0, "`pgmemtrace doctor` says which and why"};
 }
 
 Result<> Attachments::select(pid_t pid, const ServerList &servers)

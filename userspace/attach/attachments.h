@@ -33,7 +33,7 @@ public:
   struct Options {
     Level level = Level::statement;
     Selection selection;
-    bool record_all = false; // these three: see Probes::Options
+    bool record_all = false; // these three: see Probes::Options; at level alloc its record_calls
     bool by_query = false;
     bool heap = false; // of every process that is found, up to kMaxHeaps at a time
     bool uprobe_multi = true;

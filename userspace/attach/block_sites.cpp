@@ -15,79 +15,8 @@
 namespace pgmemtrace {
 namespace {
 
-enum class Role : std::uint8_t { create, allocate, release, resize, reset, destroy };
-
-struct Allocator {
-  ContextType type;
-  const char *name; // prefix of its functions
-  const char *creator;
-};
-constexpr std::array<Allocator, 4> kAllocators{{
-    {ContextType::alloc_set, "AllocSet", "AllocSetContextCreateInternal"},
-    {ContextType::generation, "Generation", "GenerationContextCreate"},
-    {ContextType::slab, "Slab", "SlabContextCreate"},
-    {ContextType::bump, "Bump", "BumpContextCreate"},
-}};
-
-struct Method {
-  Role role;
-  const char *name;
-};
-// In the order of MemoryContextMethods (PostgreSQL nodes/memnodes.h, 13 to 18).
-constexpr std::array<Method, 5> kMethods{{{Role::allocate, "Alloc"},
-                                          {Role::release, "Free"},
-                                          {Role::resize, "Realloc"},
-                                          {Role::reset, "Reset"},
-                                          {Role::destroy, "Delete"}}};
-
-struct Function {
-  Role role;
-  ContextType type;
-  std::string name;
-  std::uint64_t address;
-};
-
-// The constant of a creator that is a table of functions: five pointers into executable memory.
-std::optional<std::array<std::uint64_t, kMethods.size()>>
-methods_at(const Code &code, const Allocators &allocators, std::uint64_t table)
-{
-  std::array<std::uint64_t, kMethods.size()> methods{};
-  for (std::size_t i = 0; i < methods.size(); i++) {
-    const auto pointer = allocators.pointer(table + i * sizeof(std::uint64_t));
-    if (!pointer || code.bytes(*pointer).empty() || !begins_function(code, *pointer))
-      return std::nullopt;
-    methods[i] = *pointer;
-  }
-  return methods;
-}
-
-std::vector<Function> static_methods(const Code &code, const Allocators &allocators,
-                                     const Allocator &allocator, std::uint64_t creator)
-{
-  const auto followed = find_heap_calls(code, creator);
-  if (!followed)
-    return {};
-  for (const std::uint64_t address : followed->named)
-    if (const auto methods = methods_at(code, allocators, address)) {
-      std::vector<Function> functions;
-      for (std::size_t i = 0; i < kMethods.size(); i++)
-        functions.push_back({kMethods[i].role, allocator.type,
-                             fmt::format("{}{}", allocator.name, kMethods[i].name), (*methods)[i]});
-      return functions;
-    }
-  return {};
-}
-
-std::vector<Function> exported_methods(const Allocators &allocators, const Allocator &allocator)
-{
-  std::vector<Function> functions;
-  for (const Method &method : kMethods) {
-    const std::string name = fmt::format("{}{}", allocator.name, method.name);
-    if (const auto address = allocators.function(name))
-      functions.push_back({method.role, allocator.type, name, *address});
-  }
-  return functions;
-}
+using Role = AllocatorFunction::Role;
+using Function = AllocatorFunction;
 
 #if defined(__x86_64__)
 #define PGMT_PLACE(reg) offsetof(struct pt_regs, reg) / sizeof(std::uint64_t)
@@ -103,7 +32,8 @@ constexpr std::array<std::size_t, kRegisters> kPlaces{}; // no site is found her
 
 class Finder {
 public:
-  Finder(const Code &code, bool methods_exported) : code_(code), methods_exported_(methods_exported)
+  Finder(const Code &code, const AllocatorFunctions &allocators)
+      : code_(code), allocators_(allocators)
   {
   }
 
@@ -142,17 +72,10 @@ private:
     return std::nullopt;
   }
 
-  // Is the function's first argument the context?  From 16 on a chunk alone is handed over to
-  // free and realloc (PostgreSQL c6e0fe1f2a).
-  bool takes_context(const Function &function) const
-  {
-    return !methods_exported_ || (function.role != Role::release && function.role != Role::resize);
-  }
-
   // Does a block say whose it is?  GenerationBlock.context and SlabBlock.slab came with 16.
   bool block_knows(ContextType type) const
   {
-    return type == ContextType::alloc_set || (methods_exported_ && type != ContextType::bump);
+    return type == ContextType::alloc_set || (allocators_.exported && type != ContextType::bump);
   }
 
   void add(const Function &function, const HeapCall &call, pgmt_site_kind kind)
@@ -172,7 +95,7 @@ private:
     }
     if (kind == PGMT_SITE_CREATE)
       site.role.holder = call.second;
-    else if (takes_context(function))
+    else if (allocators_.takes_context(function.role))
       site.role.holder = call.first;
     if (const char *reason = objection(site, call)) {
       out.unproven.push_back({fmt::format("{}+{:#x}", site.function, site.displacement), reason});
@@ -199,41 +122,33 @@ private:
   }
 
   const Code &code_;
-  bool methods_exported_;
+  const AllocatorFunctions &allocators_;
 };
 
 } // namespace
 
 BlockSites find_block_sites(const Code &code, const Allocators &allocators)
 {
-  const bool exported = allocators.function("AllocSetAlloc").has_value();
-  std::vector<Function> functions;
-  BlockSites none;
-  for (const Allocator &allocator : kAllocators) {
-    const auto creator = allocators.function(allocator.creator);
-    if (!creator)
-      continue; // this major has no such allocator
-    const auto methods = exported ? exported_methods(allocators, allocator)
-                                  : static_methods(code, allocators, allocator, *creator);
-    if (methods.size() != kMethods.size())
-      none.unproven.push_back({allocator.creator, "its methods were not found"});
-    functions.insert(functions.end(), methods.begin(), methods.end());
-    functions.push_back({Role::create, allocator.type, allocator.creator, *creator});
-  }
-
+  const auto found = find_allocator_functions(code, allocators);
   // An allocator's functions call each other: each is looked at on its own.
   std::set<std::uint64_t> own;
-  for (const Function &function : functions)
+  for (const Function &function : found.functions)
     own.insert(function.address);
   Code bounded = code;
   bounded.exported = [&](std::uint64_t address) {
     return own.contains(address) || code.exported(address);
   };
-  Finder finder(bounded, exported);
-  finder.out = std::move(none);
-  for (const Function &function : functions)
+  Finder finder(bounded, found);
+  for (const std::string &creator : found.incomplete)
+    finder.out.unproven.push_back({creator, "its methods were not found"});
+  for (const Function &function : found.functions)
     finder.look_at(function);
   return std::move(finder.out);
+}
+
+std::uint8_t place_of_register(unsigned number)
+{
+  return static_cast<std::uint8_t>(kPlaces.at(number));
 }
 
 pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout &layout)
@@ -243,7 +158,7 @@ pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout
   site.kind = static_cast<std::uint8_t>(role.kind);
   site.holder = PGMT_HOLDER_BLOCK;
   if (role.holder && role.holder->reg) {
-    site.holder = static_cast<std::uint8_t>(kPlaces[*role.holder->reg]);
+    site.holder = place_of_register(*role.holder->reg);
   } else if (role.holder) {
     site.holder = PGMT_HOLDER_FRAME;
     site.frame_offset = static_cast<std::int16_t>(role.holder->frame_offset);
@@ -272,33 +187,6 @@ pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout
   case ContextType::unknown: break;
   }
   return site;
-}
-
-Code code_of(const ElfFile &elf)
-{
-  constexpr std::size_t kMost = 64; // more than any instruction
-  const auto segments = elf.executable_segments();
-  return {.machine = elf.machine(),
-          .bytes = [&elf, segments](std::uint64_t address) -> std::span<const std::byte> {
-            for (const auto &segment : segments)
-              if (address >= segment.address && address - segment.address < segment.bytes.size())
-                return elf.bytes(address, kMost);
-            return {};
-          },
-          .imported = [&elf](std::uint64_t pointer) { return std::string(elf.linked_at(pointer)); },
-          .bounds = [&elf](std::uint64_t address) { return elf.bounds(address); },
-          .exported = [&elf](std::uint64_t address) { return elf.exports_function_at(address); }};
-}
-
-Allocators allocators_of(const ElfFile &elf)
-{
-  return {.function = [&elf](const std::string &name) -> std::optional<std::uint64_t> {
-            const auto symbol = elf.function(name);
-            if (!symbol || !elf.exports(name))
-              return std::nullopt;
-            return symbol->address;
-          },
-          .pointer = [&elf](std::uint64_t address) { return elf.pointer_at(address); }};
 }
 
 } // namespace pgmemtrace

@@ -6,9 +6,7 @@
 //   AllocSetFree, Reset, Delete - call free --> a block returns  (the same, or in the block)
 //   AllocSetContextCreateInternal - call malloc --> a context is made with fresh memory
 //
-// The same for Generation, Slab and (17 and later) Bump.  From 16 on the functions are exported.
-// Before, they are static, and their addresses stand in a table that the function which makes
-// contexts names.
+// The same for Generation, Slab and (17 and later) Bump; where the functions are: allocators.h.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +16,7 @@
 
 #include <pgmemtrace/abi.h>
 
+#include "attach/allocators.h"
 #include "attach/heap_calls.h"
 #include "attach/layout.h"
 #include "snapshot/snapshot.h"
@@ -44,29 +43,18 @@ struct BlockSite {
   std::string instruction;
 };
 
-struct UnprovenSite {
-  std::string function;
-  std::string reason;
-};
-
 struct BlockSites {
   std::vector<BlockSite> sites;
   std::vector<UnprovenSite> unproven; // growth there shows at the next boundary, without a stack
 };
 
-// What is asked of the binary besides its code.
-struct Allocators {
-  std::function<std::optional<std::uint64_t>(const std::string &)> function; // an exported one
-  std::function<std::optional<std::uint64_t>(std::uint64_t)> pointer;        // what it points to
-};
-
 BlockSites find_block_sites(const Code &code, const Allocators &allocators);
+
+// Where the kernel half finds a register, by its number (instruction.h): in words of struct
+// pt_regs.
+std::uint8_t place_of_register(unsigned number);
 
 // As the kernel half takes it.
 pgmt_site site_record(const BlockRole &role, std::uint64_t address, const Layout &layout);
-
-// Both from an executable.  They refer to it.
-Code code_of(const ElfFile &elf);
-Allocators allocators_of(const ElfFile &elf);
 
 } // namespace pgmemtrace

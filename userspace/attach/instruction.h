@@ -65,6 +65,7 @@ struct Instruction {
 
 // Numbers of the general registers of x86-64: those of the machine's encoding.
 inline constexpr unsigned kRegisters = 16;
+inline constexpr unsigned kStackPointer = 4;
 inline constexpr unsigned kFramePointer = 5;
 std::string_view register_name(unsigned number); // "rax"
 

@@ -35,9 +35,10 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes, m.free_slots, m.contexts, m.events,       m.selection,   m.selection_epoch,
-          m.losses,    m.tasks,      m.names,    m.growths,      m.stacks,      m.queries,
-          m.heaps,     m.chunks,     m.sums,     m.stack_copies, m.known_stacks};
+  return {m.processes, m.free_slots,   m.contexts,    m.events,  m.selection, m.selection_epoch,
+          m.losses,    m.tasks,        m.names,       m.growths, m.stacks,    m.queries,
+          m.heaps,     m.heap_chunks,  m.sums,        m.callers, m.helds,     m.lives,
+          m.chunks,    m.stack_copies, m.known_stacks};
 }
 
 KernelMaps::~KernelMaps()
@@ -67,10 +68,13 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.heap_chunks, options_.heap_chunks);
+  const auto sums = std::min(options_.heap_chunks, options_.growths);
+  err = err ? err : bpf_map__set_max_entries(object.maps.sums, sums);
+  err = err ? err : bpf_map__set_max_entries(object.maps.callers, options_.calls);
+  err = err ? err : bpf_map__set_max_entries(object.maps.helds, options_.contexts);
+  err = err ? err : bpf_map__set_max_entries(object.maps.lives, options_.lives);
   err = err ? err : bpf_map__set_max_entries(object.maps.chunks, options_.chunks);
-  err =
-      err ? err
-          : bpf_map__set_max_entries(object.maps.sums, std::min(options_.chunks, options_.growths));
   err = err ? err : bpf_map__set_max_entries(object.maps.known_stacks, options_.stacks);
   err = err ? err : bpf_map__set_max_entries(object.maps.stack_copies, options_.copies_bytes);
   if (err)
@@ -120,15 +124,15 @@ KernelMaps::Losses KernelMaps::losses() const
       {PGMT_LOSS_WALK_BOUND, "walk_bound"},     {PGMT_LOSS_BLOCKS_UNSEEN, "blocks_unseen"},
       {PGMT_LOSS_GROWTHS_FULL, "growths_full"}, {PGMT_LOSS_STACKS_FULL, "stacks_full"},
       {PGMT_LOSS_STACK, "stack_not_captured"},  {PGMT_LOSS_STACK_CUT, "stack_cut"},
-      {PGMT_LOSS_QUERIES_FULL, "queries_full"}, {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},
-      {PGMT_LOSS_HEAP_CALL, "heap_call"},       {PGMT_LOSS_HEAP_STALE, "heap_stale"},
+      {PGMT_LOSS_QUERIES_FULL, "queries_full"}, {PGMT_LOSS_HEAP_CALL, "heap_call"},
+      {PGMT_LOSS_HEAP_STALE, "heap_stale"},     {PGMT_LOSS_CALLS_FULL, "calls_full"},
+      {PGMT_LOSS_CHUNKS_FULL, "chunks_full"},   {PGMT_LOSS_CHUNK_UNKNOWN, "chunk_unknown"},
       {PGMT_LOSS_COPY_RATE, "stack_copy_rate"}, {PGMT_LOSS_COPIES_FULL, "stack_copies_full"},
   };
   constexpr std::pair<pgmt_loss, const char *> kUnreadable[] = {
-      {PGMT_LOSS_READ_ROOT, "root"},
-      {PGMT_LOSS_READ_WALK, "walk"},
-      {PGMT_LOSS_READ_TEXT, "text"},
-      {PGMT_LOSS_READ_BLOCK, "block"},
+      {PGMT_LOSS_READ_ROOT, "root"},   {PGMT_LOSS_READ_WALK, "walk"},
+      {PGMT_LOSS_READ_TEXT, "text"},   {PGMT_LOSS_READ_BLOCK, "block"},
+      {PGMT_LOSS_READ_CHUNK, "chunk"}, {PGMT_LOSS_READ_CALLER, "caller"},
   };
   static_assert(std::size(kUnrecorded) + std::size(kUnreadable) == PGMT_LOSSES);
   Losses all;

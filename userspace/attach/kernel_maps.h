@@ -33,10 +33,13 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
-    std::uint32_t chunks = 1;               // level malloc; grows on demand
+    std::uint32_t heap_chunks = 1;          // level malloc; grows on demand
     // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
     // without frame pointers sends 200 at once.
     std::uint32_t copies_bytes = 4 << 20;
+    std::uint32_t calls = 131072; // level alloc; all of these grow on demand
+    std::uint32_t lives = 262144;
+    std::uint32_t chunks = 1048576;
   };
 
   explicit KernelMaps(Options options) : options_(options) { fds_.fill(-1); }
@@ -65,10 +68,14 @@ public:
   int stacks_fd() const { return fds_[kStacks]; }
   int queries_fd() const { return fds_[kQueries]; }
   int heaps_fd() const { return fds_[kHeaps]; }
-  int chunks_fd() const { return fds_[kChunks]; }
+  int heap_chunks_fd() const { return fds_[kHeapChunks]; }
   int sums_fd() const { return fds_[kSums]; }
   int stack_copies_fd() const { return fds_[kStackCopies]; }
   int known_stacks_fd() const { return fds_[kKnownStacks]; }
+  int callers_fd() const { return fds_[kCallers]; }
+  int helds_fd() const { return fds_[kHelds]; }
+  int lives_fd() const { return fds_[kLives]; }
+  int chunks_fd() const { return fds_[kChunks]; }
   const Options &options() const { return options_; }
 
   // Gives a slot back: zeroed, at the end of the queue.  Only for processes that are gone or
@@ -97,8 +104,12 @@ private:
     kStacks,
     kQueries,
     kHeaps,
-    kChunks,
+    kHeapChunks,
     kSums,
+    kCallers,
+    kHelds,
+    kLives,
+    kChunks,
     kStackCopies,
     kKnownStacks,
     kMaps

@@ -242,6 +242,8 @@ void read_aset(Layout &layout, const btf &types, std::string &missing)
   const Struct chunk(types, "MemoryChunk", old_chunk.present() ? Need::optional : Need::required,
                      missing);
   layout.aset_chunk_header = old_chunk.present() ? old_chunk.size() : chunk.size();
+  if (chunk.present()) // MEMORY_CONTEXT_METHODID_BITS: three in 16, four since; then `external`
+    layout.chunk_value_shift = layout.major == 16 ? 4 : 5;
   layout.aset_chunk_link =
       old_chunk.present() ? old_chunk.at("aset", kPointer) - old_chunk.size() : 0;
 }
@@ -262,6 +264,8 @@ void read_generation(Layout &layout, const btf &types, std::string &missing)
                              block.at("freeptr", kPointer),
                              block.at("endptr", kPointer),
                              block.at("context", kPointer, Need::optional)};
+  const Struct chunk(types, "GenerationChunk", Need::optional, missing);
+  layout.generation_chunk_header = chunk.present() ? chunk.size() : layout.aset_chunk_header;
 }
 
 void read_slab(Layout &layout, const btf &types, std::string &missing)

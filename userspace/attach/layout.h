@@ -37,6 +37,8 @@ struct Layout {
   struct {
     std::uint32_t size, aset, prev, next, freeptr, endptr;
   } aset_block{};
+  // From 16: where in a chunk's header its size begins (PostgreSQL memutils_memorychunk.h); 0: none
+  std::uint32_t chunk_value_shift = 0;
   std::uint32_t aset_chunk_header = 0; // bytes before a chunk's payload: 16 up to 15, 8 from 16
   // Where a free chunk keeps the next one, from its payload, modulo 2^32: -8 up to 15, 0 from 16.
   // What it points to is a chunk with its header, in every major.
@@ -47,6 +49,7 @@ struct Layout {
   struct {
     std::uint32_t size, node, blksize, nchunks, nfree, freeptr, endptr, context;
   } generation_block{};
+  std::uint32_t generation_chunk_header = 0; // as aset_chunk_header: 24 up to 15, 8 from 16
   // The three sizes are 8 bytes wide up to 16 and 4 from 17: read 4, no slab is larger.
   // `freelist` up to 15; `emptyblocks`, `emptyblocks_count` and `blocklist` from 16, the
   // latter with `blocklists` elements.

@@ -32,6 +32,7 @@ constexpr std::array<Target, PGMT_PROBES> kTargets{{
     {PGMT_PROBE_EXIT, "exit", Level::request, "proc_exit", 0b01},         // code
     {PGMT_PROBE_DSM, "dsm", Level::request, "dsm_impl_op", 0b111}, // op, handle, request_size
     {PGMT_PROBE_BLOCK, "block", Level::block, nullptr, 0},         // calls: add_block_sites()
+    {PGMT_PROBE_ALLOC, "alloc", Level::alloc, nullptr, 0}, // static functions: add_alloc_sites()
 }};
 
 // Larger than any function of PostgreSQL; a hostile file may claim anything.
@@ -66,8 +67,9 @@ bool leads_back(Disassembler &disassembler, std::span<const std::byte> function,
 // Which registers hold each argument, followed from the entry.
 class Arguments {
 public:
-  explicit Arguments(ElfFile::Machine machine)
-      : follows_copies_(machine == ElfFile::Machine::aarch64)
+  Arguments(ElfFile::Machine machine, Reading reading)
+      : follows_copies_(machine == ElfFile::Machine::aarch64 || reading == Reading::caller_too),
+        keeps_stack_(reading == Reading::caller_too)
   {
     const auto registers = argument_registers(machine);
     for (std::size_t i = 0; i < holders_.size(); i++)
@@ -83,10 +85,14 @@ public:
       if (moved)
         holders |= 1U << instruction.move->to;
     }
+    if (keeps_stack_ && (instruction.registers_written & kStackRegisters) != 0)
+      lost_ = true;
   }
 
   bool all_of(unsigned wanted) const
   {
+    if (lost_)
+      return false;
     for (std::size_t i = 0; i < holders_.size(); i++)
       if ((wanted >> i & 1U) != 0 && holders_[i] == 0)
         return false;
@@ -104,7 +110,11 @@ public:
   }
 
 private:
-  bool follows_copies_; // the x86-64 program reads an argument from its own register only
+  static constexpr std::uint32_t kStackRegisters = 1U << kStackPointer | 1U << kFramePointer;
+
+  bool follows_copies_; // else the x86-64 program reads an argument from its own register only
+  bool keeps_stack_;
+  bool lost_ = false; // the stack is no more as the caller left it
   std::array<std::uint32_t, std::tuple_size_v<ArgumentRegisters>> holders_{};
 };
 
@@ -175,7 +185,8 @@ std::optional<std::string> add_site(const ElfFile &elf, const Candidate &candida
                         .emulated = placement->emulated,
                         .arguments = placement->arguments,
                         .callers = callers,
-                        .block = std::nullopt});
+                        .block = std::nullopt,
+                        .method = std::nullopt});
   return std::nullopt;
 }
 
@@ -202,12 +213,39 @@ void add_block_sites(const ElfFile &elf, Plan &plan)
                           .instruction = std::move(site.instruction),
                           .emulated = true,
                           .callers = 0,
-                          .block = site.role});
+                          .block = site.role,
+                          .method = std::nullopt});
   }
   for (auto &unproven : found.unproven)
     refuse(std::move(unproven.function), std::move(unproven.reason));
   if (found.sites.empty() && found.unproven.empty())
     refuse("the allocators", "no such symbols");
+}
+
+void add_alloc_sites(const ElfFile &elf, Plan &plan)
+{
+  auto found = find_alloc_sites(code_of(elf), allocators_of(elf), call_frames_of(elf));
+  for (auto &site : found.sites)
+    if (const auto file_offset = elf.file_offset(site.address))
+      plan.sites.push_back({.probe = PGMT_PROBE_ALLOC,
+                            .function = std::move(site.function),
+                            .address = site.address,
+                            .file_offset = *file_offset,
+                            .displacement = site.displacement,
+                            .instruction = std::move(site.instruction),
+                            .emulated = true,
+                            .callers = 0,
+                            .block = std::nullopt,
+                            .method = site.role});
+    else {
+      found.unproven.push_back({site.function, "not in the file"});
+      found.tracked.erase(site.role.type);
+    }
+  for (auto &unproven : found.unproven)
+    plan.unplaced.push_back(
+        {PGMT_PROBE_ALLOC, std::move(unproven.function), std::move(unproven.reason)});
+  plan.passers = std::move(found.passers);
+  plan.tracked = std::move(found.tracked);
 }
 
 // Tells a direct call or jump by its bytes alone.  Every offset is tried on x86-64: decoding
@@ -261,7 +299,7 @@ std::string_view name_of(pgmt_probe probe)
 }
 
 Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byte> function,
-                              std::uint64_t address, unsigned arguments_read)
+                              std::uint64_t address, unsigned arguments_read, Reading reading)
 {
   auto disassembler = Disassembler::create(machine);
   if (!disassembler)
@@ -270,7 +308,8 @@ Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byt
     return Error{"the function's first instruction cannot be decoded", 0, {}};
 
   const auto first = [&](auto fits) {
-    return first_that(**disassembler, Arguments(machine), function, address, arguments_read, fits);
+    return first_that(**disassembler, Arguments(machine, reading), function, address,
+                      arguments_read, fits);
   };
   auto choice = first([](const Instruction &instruction) { return instruction.emulated; });
   if (!choice)
@@ -331,6 +370,7 @@ Plan plan_probes(const ElfFile &elf)
       plan.unplaced.push_back(
           {candidates[i].target->probe, candidates[i].target->function, *reason});
   add_block_sites(elf, plan);
+  add_alloc_sites(elf, plan);
   return plan;
 }
 

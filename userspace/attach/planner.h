@@ -12,12 +12,13 @@
 // If there is none, it goes on the entry, and is marked as dear; if the kernel refuses a probe
 // there, on the first other instruction that fits.  What the kernel emulates and refuses:
 // instruction.cpp, aarch64.cpp.  The probes of level block are no functions but calls:
-// attach/block_sites.h.
+// attach/block_sites.h.  Those of level alloc are static functions of 15 and older: alloc_sites.h.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +26,7 @@
 
 #include <pgmemtrace/abi.h>
 
+#include "attach/alloc_sites.h"
 #include "attach/block_sites.h"
 #include "attach/elf_file.h"
 #include "attach/instruction.h"
@@ -49,7 +51,8 @@ struct ProbeSite {
   ArgumentRegisters arguments{};  // where they are at this instruction
   // Direct call and jmp sites outside the function; by pointer not counted.  0: it is one itself.
   unsigned callers = 0;
-  std::optional<BlockRole> block; // PGMT_PROBE_BLOCK alone
+  std::optional<BlockRole> block;   // PGMT_PROBE_BLOCK alone
+  std::optional<MethodRole> method; // PGMT_PROBE_ALLOC alone
 };
 
 // A probe that cannot be placed, and why: shown by doctor, counted as a loss of coverage.
@@ -62,15 +65,23 @@ struct UnplacedProbe {
 struct Plan {
   std::vector<ProbeSite> sites;
   std::vector<UnplacedProbe> unplaced;
+  std::vector<Passer> passers;   // level alloc: code that only hands a request on
+  std::set<ContextType> tracked; // level alloc: allocators all of whose methods are probed
 };
 
 // Level at which a probe is first used: request for settle, xact, exit and dsm, block for block,
-// statement for the rest.
+// alloc for alloc, statement for the rest.
 Level level_of(pgmt_probe probe);
-std::string_view
-name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "dsm", "block"
+// "start", "end", "utility", "settle", "xact", "exit", "dsm", "block", "alloc"
+std::string_view name_of(pgmt_probe probe);
 
 Plan plan_probes(const ElfFile &elf);
+
+// What a program makes of the registers.
+enum class Reading : std::uint8_t {
+  own_registers, // arguments where the function got them (AArch64: or a copy)
+  caller_too,    // arguments where they are, and the return address on top of the stack
+};
 
 // The decision alone, for tests on recorded bytes: offset of the instruction to probe in a
 // function's bytes, given the argument registers (bit 0: first argument) the program reads.
@@ -83,7 +94,8 @@ struct Placement {
   ArgumentRegisters arguments{};
 };
 Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byte> function,
-                              std::uint64_t address, unsigned arguments_read);
+                              std::uint64_t address, unsigned arguments_read,
+                              Reading reading = Reading::own_registers);
 
 // Direct calls and jumps in `code` that lead to each of `functions` from outside of it.
 std::vector<unsigned> count_callers(ElfFile::Machine machine, std::span<const std::byte> code,

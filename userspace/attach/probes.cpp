@@ -34,10 +34,14 @@ bpf_program *program_of(pgmemtrace_bpf &object, pgmt_probe probe)
   case PGMT_PROBE_EXIT: return object.progs.process_exit;
   case PGMT_PROBE_DSM: return object.progs.dsm_made;
   case PGMT_PROBE_BLOCK: return object.progs.block_change;
+  case PGMT_PROBE_ALLOC: return object.progs.method_called;
   case PGMT_PROBES: break;
   }
   return nullptr;
 }
+
+// Is its cookie an index, and not its address?
+bool has_table(const ProbeSite &site) { return site.block || site.method; }
 
 // The table of sites, in the order of the plan: what attach() hands over as cookies.
 void fill_sites(pgmt_site (&table)[PGMT_SITES], const Plan &plan, const Layout &layout)
@@ -46,6 +50,22 @@ void fill_sites(pgmt_site (&table)[PGMT_SITES], const Plan &plan, const Layout &
   for (const auto &site : plan.sites)
     if (site.block && index < PGMT_SITES)
       table[index++] = site_record(*site.block, site.address, layout);
+}
+
+// Level alloc: the same for its methods, and who only hands requests on to them.
+void fill_methods(pgmemtrace_bpf &object, const Plan &plan, const Layout &layout)
+{
+  auto &knobs = *object.rodata;
+  std::size_t methods = 0, passers = 0;
+  for (const auto &site : plan.sites)
+    if (site.method && methods < PGMT_METHOD_SITES) {
+      auto &record = knobs.methods[methods++] = method_record(*site.method, site.address, layout);
+      record.tracked = plan.tracked.contains(site.method->type);
+    }
+  for (const auto &passer : plan.passers)
+    if (passers < PGMT_PASSERS)
+      knobs.passers[passers++] = passer_record(passer);
+  knobs.chunk_value_shift = layout.chunk_value_shift;
 }
 
 // TimestampTz: microseconds since 2000-01-01 (PostgreSQL datatype/timestamp.h).
@@ -126,10 +146,12 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.top_transaction_context = globals.top_transaction_context;
   knobs.my_be_entry = globals.my_be_entry;
   for (const ProbeSite &site : plan.sites)
-    if (site.probe != PGMT_PROBE_BLOCK)
+    if (!has_table(site))
       std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS,
                   knobs.argument_registers[site.probe]);
   fill_sites(knobs.sites, plan, binary.layout);
+  fill_methods(*object, plan, binary.layout);
+  knobs.record_calls = options.record_calls;
   if (!options.uprobe_multi) {
     bpf_program *program = nullptr;
     bpf_object__for_each_program(program, object->obj)
@@ -145,6 +167,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   if (auto adopted = maps.adopt(*object); !adopted)
     return adopted.error();
   object->bss->statements_since = UINT64_MAX; // nothing is seen yet
+  object->bss->blocks_since = UINT64_MAX;
 
   return Probes(std::move(object), std::move(executable), std::move(plan), std::move(options));
 }
@@ -190,11 +213,13 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
                 .path = path_.c_str(),
                 .offsets = {},
                 .cookies = {}};
-  std::uint64_t block_sites = 0;
+  std::uint64_t in_table = 0;
   for (const auto &site : plan_.sites) {
-    // ip - address is the load bias; block sites have a table that says more.
-    const auto cookie = site.block ? block_sites++ : site.address;
-    if (site.probe != probe || !probed(site))
+    if (site.probe != probe)
+      continue;
+    // ip - address is the load bias; some have a table that says more.
+    const auto cookie = has_table(site) ? in_table++ : site.address;
+    if (!probed(site))
       continue;
     target.offsets.push_back(site.file_offset);
     target.cookies.push_back(cookie);
@@ -205,6 +230,8 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
 Result<> Probes::set_level(Level level)
 {
   const auto began = monotonic_ns();
+  if (level < Level::block && level_ >= Level::block)
+    object_->bss->blocks_since = UINT64_MAX; // not what some sites see when others are gone
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
     if (probe == PGMT_PROBE_XACT)
@@ -258,7 +285,12 @@ Result<> Probes::attach_blocks(pid_t pid)
   return Ok{};
 }
 
-void Probes::detach_blocks(pid_t pid) { block_links_.erase(pid); }
+void Probes::detach_blocks(pid_t pid)
+{
+  if (block_links_.size() == 1 && block_links_.contains(pid))
+    object_->bss->blocks_since = UINT64_MAX;
+  block_links_.erase(pid);
+}
 
 // Returns first: what is entered before is then seen to its end.
 Result<> Probes::attach_heap(pid_t pid, const std::vector<HeapLibrary> &libraries)

@@ -37,9 +37,10 @@ public:
     // Attach to these processes alone, and spare all others the traps; empty: to every
     // process of the binary.
     std::vector<pid_t> only_pids;
-    bool record_all = false; // level block: every block's stack, see bpf/block.bpf.h
-    bool by_query = false;   // growth by statement: bpf/query.bpf.h
-    bool heap = false;       // attach_heap() will be asked for
+    bool record_all = false;   // level block: every block's stack, see bpf/block.bpf.h
+    bool record_calls = false; // level alloc: every context is tracked, see bpf/alloc.bpf.h
+    bool by_query = false;     // growth by statement: bpf/query.bpf.h
+    bool heap = false;         // attach_heap() will be asked for
     bool frame_pointers =
         true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
     bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)

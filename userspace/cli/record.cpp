@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// record.cpp - `pgmemtrace record`: every block that contexts gain, or every chunk that processes
-// take from malloc, by call stack, to a file.
+// record.cpp - `pgmemtrace record`: what contexts gain, or what processes take from malloc, by call
+// stack or by caller, to a file.
 //
 // The file's place is taken before anything is attached: who waited for a recording should not
 // learn at its end that it has nowhere to go.
@@ -26,8 +26,8 @@ namespace pgmemtrace {
 
 namespace {
 
-constexpr std::uint32_t kStacks = 32768;   // at a time: every one is taken here
-constexpr std::uint32_t kChunks = 1 << 20; // level malloc: that live, of all processes
+constexpr std::uint32_t kStacks = 32768;       // at a time: every one is taken here
+constexpr std::uint32_t kHeapChunks = 1 << 20; // level malloc: that live, of all processes
 
 struct RecordOptions {
   Choice choice;
@@ -40,6 +40,7 @@ struct RecordOptions {
 
 struct Parsed {
   Selection selection;
+  Level level = Level::block;
   std::chrono::nanoseconds duration{};
 };
 
@@ -50,12 +51,17 @@ Result<Parsed> parse(const RecordOptions &options)
   if (!selection)
     return selection.error();
   parsed.selection = std::move(*selection);
-  if (options.level != "block" && options.level != kLevelMalloc)
+  const bool heap = options.level == kLevelMalloc;
+  const auto level = heap ? Level::statement : level_from_string(options.level);
+  if (!heap && level != Level::block && level != Level::alloc)
     return Error{fmt::format("--level {}: nothing that can be recorded", options.level), 0,
-                 "block or malloc"};
-  if (options.level == kLevelMalloc && parsed.selection.all)
+                 "block, alloc or malloc"};
+  parsed.level = *level;
+  if (heap && parsed.selection.all)
     return Error{"--level malloc --pid all: it is for chosen processes", 0,
                  "each call of malloc costs several microseconds: --pid PID[,PID...] or --pgdata"};
+  if (level == Level::alloc && options.by_query)
+    return Error{"--by-query: level alloc counts by caller alone", 0, "--level block or malloc"};
   const auto duration = duration_of("--duration", options.duration);
   if (!duration)
     return duration.error();
@@ -75,8 +81,9 @@ std::string summary(const Recording &recording, const std::string &file, std::si
                           recording.processes.size());
   if (ended > 0)
     text += fmt::format(", ended meanwhile: {}, their part is kept", ended);
-  text += fmt::format("; call stacks: {}\nwrote {}, {}\n", recording.stacks.size(), file,
-                      human_bytes(bytes));
+  text += fmt::format("; {}: {}\nwrote {}, {}\n",
+                      recording.level == "alloc" ? "callers" : "call stacks",
+                      recording.stacks.size(), file, human_bytes(bytes));
   for (const auto &[reason, count] : recording.losses)
     text += fmt::format("not seen: {} {}\n", reason, count);
   return text;
@@ -107,7 +114,7 @@ int run_record(const RecordOptions &options)
   // At level malloc the boundaries tell who comes, and which statement runs.
   const bool heap = options.level == kLevelMalloc;
   auto recorder = Recorder::start(std::move(*servers),
-                                  {.attachments = {.level = heap ? Level::statement : Level::block,
+                                  {.attachments = {.level = parsed->level,
                                                    .selection = parsed->selection,
                                                    .by_query = options.by_query,
                                                    .heap = heap,
@@ -115,7 +122,7 @@ int run_record(const RecordOptions &options)
                                                    .postgres_btf = options.choice.postgres_btf},
                                    .maps = {.processes = options.max_processes,
                                             .stacks = kStacks,
-                                            .chunks = heap ? kChunks : 1},
+                                            .heap_chunks = heap ? kHeapChunks : 1},
                                    .warn = warn_on_stderr()});
   if (!recorder)
     return fail(recorder.error());
@@ -142,8 +149,8 @@ void add_record_command(CLI::App &app, int &exit_status)
   add_choice(*command, options->choice, "record");
   command
       ->add_option("--level", options->level,
-                   "What is recorded. block: memory contexts; malloc: all that processes take from "
-                   "the C library")
+                   "What is recorded. block: what contexts gain from malloc; alloc: every request "
+                   "to them; malloc: all that processes take from the C library")
       ->capture_default_str();
   command->add_flag("--by-query", options->by_query,
                     "Keep which statement asked, for `report --by-query`: ids, and texts without "

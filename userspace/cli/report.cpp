@@ -54,6 +54,8 @@ Result<std::string> report(const ReportOptions &options)
                               .by_query = options.by_query};
   const auto view = wanted.view;
   auto profile = make_profile(*recording, wanted);
+  if (view == View::asked && profile.views < kViews)
+    return Error{"--view asked: the recording is not of level alloc", 0, "--view grown"};
   std::string heading = describe(*recording);
   if (!options.older.empty()) {
     const auto older = read_recording(options.older);
@@ -117,8 +119,10 @@ void add_report_command(CLI::App &app, int &exit_status)
       ->add_option(
           "--view", options->view,
           "peak: how much larger than at the start each context was at most; live: what of "
-          "the growth was not returned; grown: all of it")
-      ->check(CLI::IsMember({"grown", "live", "peak"}))
+          "the growth was not returned; grown: all of it; asked: what palloc was called for (of "
+          "level "
+          "alloc alone)")
+      ->check(CLI::IsMember({"grown", "live", "peak", "asked"}))
       ->capture_default_str();
   command->add_option("--diff", options->older, "Subtract this earlier recording");
   command->add_option("--context", options->context, "Only contexts of this name");

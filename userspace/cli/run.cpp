@@ -70,10 +70,7 @@ Result<Parsed> parse(const RunOptions &options)
   const auto level = level_from_string(options.level);
   if (!level)
     return Error{fmt::format("--level {}: no such level", options.level), 0,
-                 "sweep, request, statement or block"};
-  if (*level > Level::block)
-    return Error{fmt::format("--level {}: not built yet", options.level), 0,
-                 "sweep, request, statement or block"};
+                 "sweep, request, statement, block or alloc"};
   if (options.escalate && *level == Level::sweep)
     return Error{"--escalate: level sweep has no probes to add to", 0,
                  "--level request or statement"};
@@ -205,7 +202,8 @@ int run(const RunOptions &options)
 void add_options(CLI::App &app, RunOptions &options)
 {
   add_choice(app, options.choice, "watch");
-  app.add_option("--level", options.level, "What is probed: sweep, request, statement or block")
+  app.add_option("--level", options.level,
+                 "What is probed: sweep, request, statement, block or alloc")
       ->capture_default_str();
   app.add_option("--interval", options.interval, "How often every process is swept")
       ->capture_default_str();
@@ -213,7 +211,7 @@ void add_options(CLI::App &app, RunOptions &options)
                  "Fall back to a lower level above this share of the server's CPU time, or off")
       ->capture_default_str();
   app.add_option("--level-for", options.level_for,
-                 "How long level block is kept, whatever it costs, before statement takes over")
+                 "How long level block or alloc is kept, whatever it costs, before a cheaper one")
       ->capture_default_str();
   app.add_flag("--escalate", options.escalate,
                "Give processes that are reported level block for a minute, to name the code");

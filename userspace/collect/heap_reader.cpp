@@ -105,12 +105,12 @@ void HeapReader::drop_chunks()
   if (gone_.empty())
     return;
   std::vector<pgmt_context_key> keys;
-  bpf_hash::for_each<pgmt_context_key, pgmt_chunk>(
-      maps_.chunks_fd(), [&](const pgmt_context_key &key, const pgmt_chunk &) {
+  bpf_hash::for_each<pgmt_context_key, pgmt_heap_chunk>(
+      maps_.heap_chunks_fd(), [&](const pgmt_context_key &key, const pgmt_heap_chunk &) {
         if (gone_.contains(key.tgid))
           keys.push_back(key);
       });
-  bpf_hash::erase(maps_.chunks_fd(), keys);
+  bpf_hash::erase(maps_.heap_chunks_fd(), keys);
   gone_.clear();
 }
 

@@ -23,6 +23,7 @@ using namespace std::chrono_literals;
 constexpr auto kReadEvery = 250ms;
 constexpr auto kTick = 50ms;
 constexpr auto kTidyEvery = 2s;
+constexpr auto kTidyChunksEvery = 10s;           // they may be a million
 constexpr std::uint64_t kRereadNs = 200'000'000; // mappings, where an address is in none
 
 std::string host_name()
@@ -68,6 +69,16 @@ void add(Recording::Context &to, const Recording::Allocation &one)
   same->raised += one.raised;
   if (one.returned)
     same->returned = same->returned.value_or(0) + *one.returned;
+  if (!one.requests)
+    return;
+  auto &sum = same->requests ? *same->requests : same->requests.emplace();
+  sum.allocs += one.requests->allocs;
+  sum.reallocs += one.requests->reallocs;
+  sum.frees += one.requests->frees;
+  sum.resets += one.requests->resets;
+  sum.deletes += one.requests->deletes;
+  sum.asked += one.requests->asked;
+  sum.live += one.requests->live;
 }
 
 void add(Recording::Process &to, const Recording::Process &one)
@@ -88,6 +99,7 @@ void add(Recording::Process &to, const Recording::Process &one)
 Recorder::Recorder(ServerList servers, Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(options_.maps),
       attachments_(maps_, options_.attachments),
+      allocs_(maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}, .reread_after_ns = kRereadNs})
 {
   recording_.host = host_name();
@@ -183,7 +195,7 @@ void Recorder::follow(const ServerList::Changes &changes)
     return;
   if (copies_)
     copies_->drain(); // their last ones
-  growths_->read();
+  refresh_counts();
   for (const auto &gone : changes.vanished)
     retire(gone.pid);
 }
@@ -266,6 +278,7 @@ void Recorder::retire(pid_t pid)
 {
   keep_ended(take(pid));
   growths_->forget(pid);
+  allocs_.forget(pid);
   const auto erase_all = [pid](auto &stacks) {
     stacks.erase(stacks.lower_bound({pid, 0}), stacks.upper_bound({pid, UINT64_MAX}));
   };
@@ -303,14 +316,42 @@ void Recorder::keep_ended(Recording::Process process)
 
 // ---- what they grew ----
 
+void Recorder::refresh_counts()
+{
+  growths_->read();
+  if (by_requests())
+    allocs_.refresh();
+}
+
+std::set<std::uint64_t> Recorder::stacks_of(pid_t pid)
+{
+  std::set<std::uint64_t> ids;
+  if (by_requests())
+    for (const auto &calls : allocs_.calls(pid))
+      ids.insert(calls.caller);
+  else
+    for (const auto &growth : growths_->growth(pid))
+      ids.insert(growth.stack);
+  return ids;
+}
+
+std::vector<Frame> Recorder::frames_of(pid_t pid, std::uint64_t id)
+{
+  if (!by_requests())
+    return symbols_.frames(target_of(pid), growths_->stack(pid, id));
+  if (id == 0)
+    return {};
+  return symbols_.frames(target_of(pid), id, Symbolizer::Kind::return_address);
+}
+
 // Stacks are read as soon as they are there: their process may be gone at the next look.
 void Recorder::read(Time now)
 {
   read_ = now;
-  growths_->read();
+  refresh_counts();
   for (const auto pid : growths_->processes())
-    for (const auto &growth : growths_->growth(pid))
-      (void)stack_of(pid, growth.stack, false);
+    for (const auto stack : stacks_of(pid))
+      (void)stack_of(pid, stack, false);
   if (ticks_++ % every_ == 0)
     sample(now);
   tidy(now);
@@ -326,6 +367,10 @@ void Recorder::tidy(Time now)
     return;
   tidied_ = now;
   reader_->tidy();
+  if (!by_requests() || now - tidied_chunks_ < kTidyChunksEvery)
+    return;
+  tidied_chunks_ = now;
+  allocs_.tidy_chunks([&](pid_t pid) { return seen_.contains(pid) || Proc().stat(pid); });
 }
 
 void Recorder::sample(Time now)
@@ -379,21 +424,49 @@ Recording::Process Recorder::take(pid_t pid)
     context.returned += totals.returned;
     context.peak += totals.peak;
   }
-  for (const auto &growth : growths_->growth(pid))
-    add(context_named(process, growth.name), {.stack = stack_of(pid, growth.stack, true),
-                                              .query = query_index(growth.query),
-                                              .bytes = growth.bytes,
-                                              .blocks = growth.blocks,
-                                              .raised = growth.raised,
-                                              .returned = growth.returned});
+  if (by_requests())
+    take_requests(pid, process);
+  else
+    take_blocks(pid, process);
   return process;
+}
+
+void Recorder::take_blocks(pid_t pid, Recording::Process &into)
+{
+  for (const auto &growth : growths_->growth(pid))
+    add(context_named(into, growth.name), {.stack = stack_of(pid, growth.stack, true),
+                                           .query = query_index(growth.query),
+                                           .bytes = growth.bytes,
+                                           .blocks = growth.blocks,
+                                           .raised = growth.raised,
+                                           .returned = growth.returned,
+                                           .requests = std::nullopt});
+}
+
+void Recorder::take_requests(pid_t pid, Recording::Process &into)
+{
+  for (const auto &calls : allocs_.calls(pid))
+    add(context_named(into, calls.name),
+        {.stack = stack_of(pid, calls.caller, true),
+         .query = std::nullopt,
+         .bytes = calls.taken,
+         .blocks = calls.allocs + calls.reallocs,
+         .raised = calls.raised,
+         .returned = std::nullopt,
+         .requests = Recording::Requests{.allocs = calls.allocs,
+                                         .reallocs = calls.reallocs,
+                                         .frees = calls.frees,
+                                         .resets = calls.resets,
+                                         .deletes = calls.deletes,
+                                         .asked = calls.asked + calls.reasked,
+                                         .live = calls.live_bytes}});
 }
 
 std::optional<std::uint32_t> Recorder::stack_of(pid_t pid, std::uint64_t id, bool last)
 {
   if (const auto known = stack_ids_.find({pid, id}); known != stack_ids_.end())
     return known->second;
-  const auto frames = symbols_.frames(target_of(pid), growths_->stack(pid, id));
+  const auto frames = frames_of(pid, id);
   // A library that was loaded a moment ago is found at the next look.
   const bool complete = std::ranges::none_of(
       frames, [](const Frame &frame) { return frame.code.module == kUnmapped; });

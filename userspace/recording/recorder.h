@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// recorder.h - level block with every stack, or level malloc, from attaching to a Recording.
+// recorder.h - levels block with every stack, alloc with every caller, or malloc, from attaching to
+// a Recording.
 //
-// The kernel half adds up by (process, name of context, stack); here stacks get their frames while
-// the process can be asked, samples are taken for the curve over time, and what a process leaves
-// behind when it exits is kept.  No sweeps, no rules, no governor: a recording ends by itself.
+// The kernel half adds up by (process, name of context, stack or caller); here stacks get their
+// frames while the process can be asked, samples are taken for the curve over time, and what a
+// process leaves behind when it exits is kept.  No sweeps, no rules, no governor: a recording ends
+// by itself.
 #pragma once
 
 #include <chrono>
@@ -11,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +21,7 @@
 #include "attach/attachments.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
+#include "collect/alloc_reader.h"
 #include "collect/growth_reader.h"
 #include "collect/kernel_reader.h"
 #include "recording/asker.h"
@@ -76,7 +80,14 @@ private:
   void thin_out_samples();
   void tidy(Time now);
   void retire(pid_t pid);
+  bool by_requests() const { return options_.attachments.level == Level::alloc; }
+  void refresh_counts();
+  // Stacks, or callers.
+  std::set<std::uint64_t> stacks_of(pid_t pid);
+  std::vector<Frame> frames_of(pid_t pid, std::uint64_t id);
   Recording::Process take(pid_t pid);
+  void take_blocks(pid_t pid, Recording::Process &into);
+  void take_requests(pid_t pid, Recording::Process &into);
   // `last`: it is not asked for again, so that what has no name yet gets none.
   std::optional<std::uint32_t> stack_of(pid_t pid, std::uint64_t id, bool last);
   std::uint32_t frame_index(const Frame &frame);
@@ -91,6 +102,7 @@ private:
   Attachments attachments_;
   std::unique_ptr<KernelReader> reader_; // null until something is attached
   std::unique_ptr<GrowthReader> growths_;
+  AllocReader allocs_; // beside it, at level alloc
   Symbolizer symbols_;
   std::unique_ptr<StackCopies> copies_; // as reader_
 
@@ -106,7 +118,7 @@ private:
   std::uint64_t stacks_refused_ = 0;
   std::size_t allocations_ = 0;         // of those that ended
   std::uint64_t every_ = 1, ticks_ = 0; // of the reads, which become a sample
-  Time began_{}, read_{}, followed_{}, tidied_{};
+  Time began_{}, read_{}, followed_{}, tidied_{}, tidied_chunks_{};
   bool newcomers_ = false; // the kernel half saw processes that we do not know yet
 };
 

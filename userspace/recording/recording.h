@@ -17,6 +17,13 @@
 namespace pgmemtrace {
 
 struct Recording {
+  // What one caller asked of contexts of one name, in calls and bytes.
+  struct Requests {
+    std::uint64_t allocs = 0, reallocs = 0, frees = 0, resets = 0, deletes = 0;
+    std::uint64_t asked = 0; // by allocs and reallocs, as they were called
+    std::uint64_t live = 0;  // bytes of its chunks that are still there, where that is known
+  };
+
   // What one call stack gave to contexts of one name.
   struct Allocation {
     std::optional<std::uint32_t> stack; // index; nothing: it was not captured
@@ -26,6 +33,8 @@ struct Recording {
     // Of the bytes, those that made the contexts (level malloc: the process) larger than before.
     std::uint64_t raised = 0;
     std::optional<std::uint64_t> returned; // of the bytes, where that is known: level malloc
+    // Level alloc, where `bytes` are those of chunks and `blocks` are requests.
+    std::optional<Requests> requests;
   };
 
   // All contexts of one name in one process, since the recording began.  At level malloc: what one
@@ -73,7 +82,7 @@ struct Recording {
   std::string host;
   std::uint64_t started_ms = 0; // Unix time
   std::uint64_t duration_ms = 0;
-  std::string level; // "block", "malloc"
+  std::string level; // "block", "alloc", "malloc"
   bool by_query = false;
   std::map<std::string, std::uint64_t> losses;
   std::vector<Server> servers;

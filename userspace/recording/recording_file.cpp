@@ -45,6 +45,13 @@ Json to_json(const Frame &frame)
   return out;
 }
 
+Json to_json(const Recording::Requests &requests)
+{
+  return {{"allocs", requests.allocs}, {"reallocs", requests.reallocs}, {"frees", requests.frees},
+          {"resets", requests.resets}, {"deletes", requests.deletes},   {"asked", requests.asked},
+          {"live", requests.live}};
+}
+
 Json to_json(const Recording::Context &context)
 {
   Json allocations = Json::array();
@@ -57,6 +64,8 @@ Json to_json(const Recording::Context &context)
       allocation["returned"] = *one.returned;
     if (one.query)
       allocation["query"] = *one.query;
+    if (one.requests)
+      allocation["requests"] = to_json(*one.requests);
     allocations.push_back(std::move(allocation));
   }
   return {{"name", valid_utf8(context.name)},
@@ -135,6 +144,20 @@ struct Counts {
   std::size_t stacks, queries;
 };
 
+std::optional<Recording::Requests> requests_from(const Json &allocation)
+{
+  const auto found = allocation.find("requests");
+  if (found == allocation.end())
+    return std::nullopt;
+  return Recording::Requests{.allocs = get<std::uint64_t>(*found, "allocs"),
+                             .reallocs = get<std::uint64_t>(*found, "reallocs"),
+                             .frees = get<std::uint64_t>(*found, "frees"),
+                             .resets = get<std::uint64_t>(*found, "resets"),
+                             .deletes = get<std::uint64_t>(*found, "deletes"),
+                             .asked = get<std::uint64_t>(*found, "asked"),
+                             .live = get<std::uint64_t>(*found, "live")};
+}
+
 Recording::Context context_from(const Json &json, const Counts &counts)
 {
   Recording::Context context{.name = get<std::string>(json, "name"),
@@ -155,7 +178,8 @@ Recording::Context context_from(const Json &json, const Counts &counts)
          .blocks = get<std::uint64_t>(one, "blocks"),
          .raised = get<std::uint64_t>(one, "raised"),
          .returned = one.contains("returned") ? std::optional(get<std::uint64_t>(one, "returned"))
-                                              : std::nullopt});
+                                              : std::nullopt,
+         .requests = requests_from(one)});
   }
   return context;
 }

@@ -21,8 +21,8 @@ Json contexts_of(const Profile &profile)
   Json out = Json::array();
   for (const auto &context : profile.contexts)
     out.push_back({valid_utf8(context.name), context.made, context.of(View::grown),
-                   context.of(View::live), context.of(View::peak), context.returned,
-                   context.query_id});
+                   context.of(View::live), context.of(View::peak), context.of(View::asked),
+                   context.returned, context.query_id});
   return out;
 }
 
@@ -40,7 +40,7 @@ Json entries_of(const Profile &profile)
   Json out = Json::array();
   for (const auto &entry : profile.entries)
     out.push_back({entry.context, entry.stack, entry.of(View::grown), entry.of(View::live),
-                   entry.of(View::peak)});
+                   entry.of(View::peak), entry.of(View::asked)});
   return out;
 }
 
@@ -85,9 +85,13 @@ std::string to_html(const Recording &recording, const Profile &profile, View vie
   Json names = Json::array();
   for (const auto &name : recording.names)
     names.push_back(valid_utf8(name));
+  Json views = Json::array();
+  for (std::size_t i = 0; i < profile.views; ++i)
+    views.push_back(to_string(static_cast<View>(i)));
   const Json data{{"view", to_string(view)},
                   {"grouping", to_string(profile.grouping)},
                   {"sampled", recording.level == kLevelMalloc ? "modules" : "contexts"},
+                  {"views", std::move(views)},
                   {"about", valid_utf8(describe(recording))},
                   {"contexts", contexts_of(profile)},
                   {"functions", functions_of(profile)},

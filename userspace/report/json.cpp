@@ -33,9 +33,9 @@ Json query_id_of(const Profile::Context &context)
   return std::stoll(context.query_id);
 }
 
-void add_bytes(Json &to, const ByView &bytes)
+void add_bytes(Json &to, const ByView &bytes, std::size_t views)
 {
-  for (std::size_t i = 0; i < kViews; ++i)
+  for (std::size_t i = 0; i < views; ++i)
     to[std::string(to_string(static_cast<View>(i))) + "_bytes"] = bytes[i];
 }
 
@@ -43,6 +43,7 @@ void add_bytes(Json &to, const ByView &bytes)
 
 std::string to_json(const Recording &recording, const Profile &profile, View view)
 {
+  const bool of_requests = profile.views == kViews;
   Json contexts = Json::array();
   for (const auto &context : profile.contexts) {
     Json one{{"name", valid_utf8(context.name)}};
@@ -52,7 +53,7 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
       one["query_id"] = query_id_of(context);
     else
       one["returned_bytes"] = context.returned;
-    add_bytes(one, context.bytes);
+    add_bytes(one, context.bytes, profile.views);
     contexts.push_back(std::move(one));
   }
   Json allocations = Json::array();
@@ -61,10 +62,13 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
     for (const auto function : entry.stack)
       stack.push_back(to_json(profile.functions[function]));
     const auto &context = profile.contexts[entry.context];
-    Json one{{to_string(profile.grouping), valid_utf8(context.name)}, {"blocks", entry.blocks}};
+    Json one{{to_string(profile.grouping), valid_utf8(context.name)},
+             {of_requests ? "requests" : "blocks", entry.blocks}};
+    if (of_requests)
+      one["frees"] = entry.frees;
     if (profile.grouping == Grouping::query)
       one["query_id"] = query_id_of(context);
-    add_bytes(one, entry.bytes);
+    add_bytes(one, entry.bytes, profile.views);
     one["stack"] = std::move(stack);
     allocations.push_back(std::move(one));
   }
@@ -84,7 +88,7 @@ std::string to_json(const Recording &recording, const Profile &profile, View vie
               {"difference", profile.is_difference},
               {"lost", recording.losses},
               {"processes", std::move(processes)}};
-  add_bytes(report, profile.total);
+  add_bytes(report, profile.total, profile.views);
   report[std::string(plural(profile.grouping))] = std::move(contexts);
   report["allocations"] = std::move(allocations);
   return report.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // massif.cpp - what valgrind's massif writes, for ms_print and massif-visualizer.
 //
-// The heap over time is what was grown and not returned.  Of each block its header is counted as
-// extra, with malloc's own, as massif counts what nobody asked for; headers of chunks are not
-// known at level block and count as useful.  At level malloc there are malloc's headers alone.
+// The heap over time is what was grown and not returned.  Extra is what nobody asked for, as massif
+// counts it.  Of blocks: their headers, with malloc's own; those of chunks are not known at level
+// block and count as useful.  Of chunks, at level alloc: their headers, and what they are larger
+// than was asked for, on the average of their context.  At level malloc: malloc's headers.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <map>
 
 #include <fmt/format.h>
@@ -23,19 +26,79 @@ constexpr std::size_t kSnapshots = 100;   // massif's own default
 constexpr double kLeastShare = 0.01;      // massif's --threshold
 
 struct Heap {
-  std::int64_t bytes = 0, blocks = 0;
+  std::int64_t bytes = 0; // useful and extra, without what lies before a block or chunk
+  std::int64_t useful = 0, extra = 0;
 };
 
-Heap sum(const Recording &recording, const Recording::Sample &sample, const std::string &context)
+// Bytes asked for, of those in chunks, by name of context; level alloc.
+std::map<std::string, double> asked_shares(const Recording &recording)
 {
-  Heap heap;
-  for (const auto &held : sample.contexts)
-    if ((context.empty() || recording.names[held.name] == context) && held.bytes > 0) {
-      heap.bytes += held.bytes;
-      heap.blocks += std::max<std::int64_t>(0, held.blocks);
-    }
-  return heap;
+  struct Sum {
+    double asked = 0, taken = 0;
+  };
+  std::map<std::string, Sum> sums;
+  for (const auto &process : recording.processes)
+    for (const auto &context : process.contexts)
+      for (const auto &one : context.allocations)
+        if (one.requests) {
+          sums[context.name].asked += static_cast<double>(one.requests->asked);
+          sums[context.name].taken += static_cast<double>(one.bytes);
+        }
+  std::map<std::string, double> shares;
+  for (const auto &[name, sum] : sums)
+    shares[name] = sum.taken > 0 ? std::min(1.0, sum.asked / sum.taken) : 1.0;
+  return shares;
 }
+
+// How large the header before each chunk is, by the servers' versions.
+std::int64_t chunk_header(const Recording &recording)
+{
+  const auto old = [](const Recording::Server &server) {
+    return std::atoi(server.version.c_str()) < 16; // PostgreSQL c6e0fe1f2a
+  };
+  return std::ranges::any_of(recording.servers, old) ? 16 : 8;
+}
+
+class Heaps {
+public:
+  Heaps(const Recording &recording, const std::string &context)
+      : recording_(recording), context_(context), by_requests_(recording.level == "alloc"),
+        shares_(asked_shares(recording)), chunk_header_(chunk_header(recording)),
+        block_header_(recording.level == kLevelMalloc ? 0 : kBlockHeader)
+  {
+  }
+
+  Heap at(const Recording::Sample &sample) const
+  {
+    Heap heap;
+    for (const auto &held : sample.contexts) {
+      const auto &name = recording_.names[held.name];
+      if ((!context_.empty() && name != context_) || held.bytes <= 0)
+        continue;
+      const auto pieces = std::max<std::int64_t>(0, held.blocks);
+      heap.bytes += held.bytes;
+      if (by_requests_) {
+        const auto share = shares_.find(name);
+        const auto useful = std::llround(static_cast<double>(held.bytes) *
+                                         (share == shares_.end() ? 1.0 : share->second));
+        heap.useful += useful;
+        heap.extra += held.bytes - useful + pieces * chunk_header_;
+      } else {
+        const auto headers = std::min(held.bytes, pieces * block_header_);
+        heap.useful += held.bytes - headers;
+        heap.extra += headers + pieces * kMallocHeader;
+      }
+    }
+    return heap;
+  }
+
+private:
+  const Recording &recording_;
+  const std::string &context_;
+  bool by_requests_;
+  std::map<std::string, double> shares_;
+  std::int64_t chunk_header_, block_header_;
+};
 
 // Every so many, the largest, and the last.
 std::vector<std::size_t> chosen(std::size_t count, std::size_t largest)
@@ -159,13 +222,11 @@ private:
 
 std::string to_massif(const Recording &recording, const std::string &context)
 {
-  const auto heap = [&](const Recording::Sample &sample) {
-    return sum(recording, sample, context);
-  };
+  const Heaps heaps(recording, context);
   const auto &samples = recording.samples;
   std::size_t largest = 0;
   for (std::size_t i = 0; i < samples.size(); ++i)
-    if (heap(samples[i]).bytes > heap(samples[largest]).bytes)
+    if (heaps.at(samples[i]).bytes > heaps.at(samples[largest]).bytes)
       largest = i;
 
   auto out =
@@ -174,18 +235,16 @@ std::string to_massif(const Recording &recording, const std::string &context)
   std::size_t number = 0;
   for (const auto i : chosen(samples.size(), largest)) {
     const auto &sample = samples[i];
-    const auto [bytes, blocks] = heap(sample);
-    const auto headers =
-        recording.level == kLevelMalloc ? 0 : std::min(bytes, blocks * kBlockHeader);
+    const auto heap = heaps.at(sample);
     const bool detailed = i == largest || i + 1 == samples.size();
     out += fmt::format("#-----------\nsnapshot={}\n#-----------\ntime={}\nmem_heap_B={}\n"
                        "mem_heap_extra_B={}\nmem_stacks_B=0\nheap_tree={}\n",
-                       number++, sample.ms, bytes - headers, headers + blocks * kMallocHeader,
+                       number++, sample.ms, heap.useful, heap.extra,
                        i == largest ? "peak"
                        : detailed   ? "detailed"
                                     : "empty");
     if (detailed)
-      out += Tree(recording, sample, context, bytes).print(bytes);
+      out += Tree(recording, sample, context, heap.bytes).print(heap.bytes);
   }
   return out;
 }

@@ -59,8 +59,8 @@ public:
     auto &added = *profile_.add_sample();
     for (const auto function : entry.stack)
       added.add_location_id(function + 1);
-    for (const auto bytes : entry.bytes)
-      added.add_value(bytes);
+    for (std::size_t i = 0; i < from.views; ++i)
+      added.add_value(entry.bytes[i]);
     added.add_value(entry.blocks);
     auto &label = *added.add_label();
     label.set_key(string(std::string(to_string(from.grouping))));
@@ -92,9 +92,9 @@ private:
 std::string to_pprof(const Recording &recording, const Profile &profile, View view)
 {
   Writer writer;
-  for (std::size_t i = 0; i < kViews; ++i)
+  for (std::size_t i = 0; i < profile.views; ++i)
     writer.sample_type(std::string(to_string(static_cast<View>(i))), "bytes");
-  writer.sample_type("blocks", "count");
+  writer.sample_type(profile.views == kViews ? "requests" : "blocks", "count");
   auto &out = writer.profile();
   out.set_default_sample_type(writer.string(std::string(to_string(view))));
   out.set_time_nanos(static_cast<std::int64_t>(recording.started_ms * 1'000'000));

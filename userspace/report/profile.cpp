@@ -13,7 +13,7 @@ namespace pgmemtrace {
 
 namespace {
 
-constexpr std::array<std::string_view, kViews> kNames{"grown", "live", "peak"};
+constexpr std::array<std::string_view, kViews> kNames{"grown", "live", "peak", "asked"};
 constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kGroupings{
     {{"context", "contexts"}, {"module", "modules"}, {"query", "queries"}}};
 constexpr const char *kNoName = "(name not readable)";
@@ -140,13 +140,14 @@ public:
   }
 
   void add_part(std::optional<std::uint32_t> query, std::vector<std::uint32_t> stack,
-                const ByView &bytes, std::uint64_t blocks)
+                const ByView &bytes, std::uint64_t blocks, std::uint64_t frees)
   {
     const auto group = by_query_ ? statement(query) : context_;
     if (outermost_)
       stack.push_back(*outermost_);
     auto &entry = to_.entry(group, stack);
     entry.blocks += static_cast<std::int64_t>(blocks);
+    entry.frees += static_cast<std::int64_t>(frees);
     for (std::size_t i = 0; i < kViews; ++i) {
       entry.bytes[i] += bytes[i];
       if (by_query_)
@@ -183,6 +184,9 @@ public:
     bytes_[at(View::live)] =
         std::max<std::int64_t>(0, signed_bytes(context.grown - context.returned));
     bytes_[at(View::peak)] = signed_bytes(context.peak);
+    for (const auto &one : context.allocations)
+      if (one.requests)
+        bytes_[at(View::asked)] += signed_bytes(one.requests->asked);
   }
 
   void add(const std::vector<std::vector<std::uint32_t>> &stacks)
@@ -195,9 +199,10 @@ public:
       if (!one.stack && !one.query)
         continue;
       const ByView part{static_cast<std::int64_t>(one.bytes), live[i],
-                        static_cast<std::int64_t>(one.raised)};
+                        static_cast<std::int64_t>(one.raised),
+                        static_cast<std::int64_t>(one.requests ? one.requests->asked : 0)};
       to_.add_part(one.query, one.stack ? stacks[*one.stack] : std::vector<std::uint32_t>(), part,
-                   one.blocks);
+                   one.blocks, one.requests ? one.requests->frees : 0);
       for (std::size_t view = 0; view < kViews; ++view)
         left[view] -= part[view];
     }
@@ -205,10 +210,11 @@ public:
     for (auto &bytes : left)
       bytes = std::max<std::int64_t>(0, bytes);
     if (left != ByView{})
-      to_.add_part(std::nullopt, {}, left, 0);
+      to_.add_part(std::nullopt, {}, left, 0, 0);
   }
 
 private:
+  // Where it is known by allocation it is that; the rest goes by weight.
   std::vector<std::int64_t> live_by_allocation() const
   {
     std::vector<std::int64_t> live;
@@ -218,11 +224,19 @@ private:
       if (one.returned)
         live.push_back(static_cast<std::int64_t>(one.bytes - std::min(one.bytes, *one.returned)));
     }
-    if (live.size() == raised.size()) // it is known
+    if (live.size() == raised.size()) // it is known of all
       return live;
     const auto known = std::accumulate(raised.begin(), raised.end(), std::uint64_t{0});
     raised.push_back(context_.peak > known ? context_.peak - known : 0); // by nobody knows whom
-    return spread(bytes_[at(View::live)], raised);
+    auto rest = bytes_[at(View::live)];
+    for (const auto &one : context_.allocations)
+      if (one.requests)
+        rest -= static_cast<std::int64_t>(one.requests->live);
+    live = spread(std::max<std::int64_t>(0, rest), raised);
+    for (std::size_t i = 0; i < context_.allocations.size(); ++i)
+      if (const auto &requests = context_.allocations[i].requests)
+        live[i] += static_cast<std::int64_t>(requests->live);
+    return live;
   }
 
   const Recording::Context &context_;
@@ -296,6 +310,8 @@ std::vector<std::int64_t> spread(std::int64_t bytes, const std::vector<std::uint
 Profile make_profile(const Recording &recording, const ProfileOptions &options)
 {
   Builder builder;
+  if (recording.level == "alloc")
+    builder.profile_.views = kViews;
   std::vector<std::vector<std::uint32_t>> stacks;
   for (const auto &stack : recording.stacks) {
     auto &functions = stacks.emplace_back();
@@ -315,6 +331,7 @@ Profile difference(const Profile &now, const Profile &older, View view)
   Builder builder;
   builder.profile_.is_difference = true;
   builder.profile_.grouping = now.grouping;
+  builder.profile_.views = std::min(now.views, older.views);
   const auto add = [&](const Profile &profile, std::int64_t sign) {
     for (const auto &context : profile.contexts) {
       auto &sum = builder.context_at(builder.context(context.name, context.query_id));
@@ -330,6 +347,7 @@ Profile difference(const Profile &now, const Profile &older, View view)
       const auto &context = profile.contexts[entry.context];
       auto &sum = builder.entry(builder.context(context.name, context.query_id), stack);
       sum.blocks += sign * entry.blocks;
+      sum.frees += sign * entry.frees;
       for (std::size_t i = 0; i < kViews; ++i)
         sum.bytes[i] += sign * entry.bytes[i];
     }

@@ -7,7 +7,8 @@
 //
 // What of the growth is live at the end, or was at the peak, is known by context, not by block:
 // it goes to the stacks by how much each raised the context's peak.  That is exact for what only
-// grows.  At level malloc what is live is known by stack, and the peak is the process's.
+// grows.  At level malloc what is live is known by stack, and the peak is the process's; at level
+// alloc what is live is known by caller.
 #pragma once
 
 #include <array>
@@ -26,8 +27,9 @@ enum class View : std::uint8_t {
   grown, // all that came from malloc
   live,  // what of it was not returned when the recording, or the process, ended
   peak,  // the most that each context was larger than at the start
+  asked, // what palloc and repalloc were called for; level alloc
 };
-constexpr std::size_t kViews = 3;
+constexpr std::size_t kViews = 4;
 std::string_view to_string(View view);
 std::optional<View> view_from_string(std::string_view text);
 
@@ -50,7 +52,8 @@ struct Profile {
     std::uint32_t context = 0;
     std::vector<std::uint32_t> stack; // functions, innermost first; empty: not captured
     ByView bytes{};
-    std::int64_t blocks = 0; // that were grown
+    std::int64_t blocks = 0; // that were grown; level alloc: requests
+    std::int64_t frees = 0;  // level alloc
 
     std::int64_t of(View view) const { return bytes[static_cast<std::size_t>(view)]; }
   };
@@ -67,6 +70,7 @@ struct Profile {
 
   bool is_difference = false;
   Grouping grouping = Grouping::context;
+  std::size_t views = kViews - 1; // that there are: without `asked`, but at level alloc
   std::vector<Function> functions;
   std::vector<Context> contexts; // the largest of `view` first
   std::vector<Entry> entries;    // the same

@@ -32,11 +32,22 @@ public:
 
   void table(std::size_t top)
   {
-    row("grown", "returned", "live", "peak", "made", std::string(to_string(profile_.grouping)));
+    row({.asked = "asked",
+         .grown = "grown",
+         .returned = "returned",
+         .live = "live",
+         .peak = "peak",
+         .made = "made",
+         .name = std::string(to_string(profile_.grouping))});
     for (std::size_t i = 0; i < std::min(top, profile_.contexts.size()); ++i) {
       const auto &context = profile_.contexts[i];
-      row(text(context.of(View::grown)), text(context.returned), text(context.of(View::live)),
-          text(context.of(View::peak)), std::to_string(context.made), title(context));
+      row({.asked = text(context.of(View::asked)),
+           .grown = text(context.of(View::grown)),
+           .returned = text(context.returned),
+           .live = text(context.of(View::live)),
+           .peak = text(context.of(View::peak)),
+           .made = std::to_string(context.made),
+           .name = title(context)});
     }
     rest(top);
   }
@@ -75,17 +86,23 @@ private:
     return context.query_id.empty() ? name : fmt::format("[{}] {}", context.query_id, name);
   }
 
-  // What is returned is not known by statement; only contexts are made.
-  void row(const std::string &grown, const std::string &returned, const std::string &live,
-           const std::string &peak, const std::string &made, const std::string &name)
+  struct Row {
+    std::string asked, grown, returned, live, peak, made, name;
+  };
+
+  // What is returned is not known by statement; only contexts are made, and only at level alloc
+  // is anything asked for.
+  void row(const Row &row)
   {
-    out_ += fmt::format("{:>12} ", grown);
+    if (profile_.views == kViews)
+      out_ += fmt::format("{:>12} ", row.asked);
+    out_ += fmt::format("{:>12} ", row.grown);
     if (profile_.grouping != Grouping::query)
-      out_ += fmt::format("{:>12} ", returned);
-    out_ += fmt::format("{:>12} {:>12} ", live, peak);
+      out_ += fmt::format("{:>12} ", row.returned);
+    out_ += fmt::format("{:>12} {:>12} ", row.live, row.peak);
     if (profile_.grouping == Grouping::context)
-      out_ += fmt::format("{:>10} ", made);
-    out_ += ' ' + name + '\n';
+      out_ += fmt::format("{:>10} ", row.made);
+    out_ += ' ' + row.name + '\n';
   }
 
   void rest(std::size_t top)

@@ -83,19 +83,19 @@ bool lives_too_long(const ContextGroup &group)
          group.name == "TransactionAbortContext";
 }
 
-double held_beside(const ProcessHistory &history, std::size_t group)
+Beside held_beside(const ProcessHistory &history, std::size_t group)
 {
+  Beside held;
   if (history.groups()[group].parent >= 0)
-    return 0;
-  double held = 0;
+    return held;
   for (const ContextGroup &g : history.groups()) {
     if (g.parent != 0)
       continue;
     const auto used = samples_of(g, Measure::used);
     if (g.name == "LOCALLOCK hash")
-      held += kTopBytesPerLockByte * floor_growth(used);
+      held.locks += kTopBytesPerLockByte * floor_growth(used);
     else if (g.name == "pgstat TabStatusArray lookup hash table" && !used.empty())
-      held +=
+      held.tables +=
           kTopBytesPerTableByte * std::ranges::max_element(used, {}, &TrendSample::value)->value;
   }
   return held;

@@ -27,7 +27,11 @@ std::optional<Scale> bloat_allowance(const ProcessHistory &history, const Contex
 
 // wrong_ctx_alloc: nothing belongs there from statement to statement once a session is warm.
 bool lives_too_long(const ContextGroup &group);
-// ... but what core itself keeps there for what it has in hash tables below.
-double held_beside(const ProcessHistory &history, std::size_t group);
+// ... but what core itself keeps there, in bytes, for what it has in hash tables below: for locks,
+// which come one by one as long as a transaction takes them, and for tables.
+struct Beside {
+  double locks = 0, tables = 0;
+};
+Beside held_beside(const ProcessHistory &history, std::size_t group);
 
 } // namespace pgmemtrace

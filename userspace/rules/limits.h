@@ -46,7 +46,8 @@ struct ContextLeakLimits {
 
 struct WrongContextLimits {
   std::uint64_t min_bytes = 16 * kKiB;
-  std::uint64_t warning_bytes = 64 * kKiB; // more than
+  std::uint64_t min_caller_bytes = 4 * kKiB; // that chunks of a single caller hold: level alloc
+  std::uint64_t warning_bytes = 64 * kKiB;   // more than
 };
 
 struct ContextBloatLimits {

@@ -107,11 +107,11 @@ Trend judge(std::span<const TrendSample> samples, const TrendLimits &limits)
 
 } // namespace
 
-std::vector<TrendSample> samples_of(const ContextGroup &group, Measure measure)
+std::vector<TrendSample> samples_of(std::span<const HistoryPoint> points, Measure measure)
 {
   std::vector<TrendSample> samples;
-  samples.reserve(group.points.size());
-  for (const HistoryPoint &point : group.points) {
+  samples.reserve(points.size());
+  for (const HistoryPoint &point : points) {
     double value = 0;
     switch (measure) {
     case Measure::count: value = point.count; break;

@@ -31,7 +31,11 @@ struct TrendSample {
 };
 
 enum class Measure : std::uint8_t { count, used, total };
-std::vector<TrendSample> samples_of(const ContextGroup &group, Measure measure);
+std::vector<TrendSample> samples_of(std::span<const HistoryPoint> points, Measure measure);
+inline std::vector<TrendSample> samples_of(const ContextGroup &group, Measure measure)
+{
+  return samples_of(group.points, measure);
+}
 
 struct TrendLimits {
   double min_growth = 8192;    // least growth of the floor

@@ -87,7 +87,8 @@ private:
   {
     const Growth growth = growth_of(history_.groups()[i]);
     const auto &limits = rules_.wrong_ctx_alloc;
-    if (growth.used() - held_beside(history_, i) < static_cast<double>(limits.min_bytes))
+    const Beside beside = held_beside(history_, i);
+    if (growth.used() - beside.locks - beside.tables < static_cast<double>(limits.min_bytes))
       return std::nullopt;
     return find("wrong_ctx_alloc", i, growth, {limits.min_bytes, limits.warning_bytes, UINT64_MAX},
                 false);

@@ -3,6 +3,8 @@
 //
 // TopMemoryContext and its like take nothing from statement to statement once a session is
 // warm.  What core itself keeps there for a while (an array per lock held) is subtracted.
+// At level alloc it is known who holds what, to the chunk: much less is enough then, in free space
+// that was there all the time too.
 // CacheMemoryContext is cache_growth's: from outside, a catalog cache that fills and a
 // stray palloc look the same.  Contexts that pile up below are context_leak's.
 #include <fmt/format.h>
@@ -42,12 +44,15 @@ public:
 private:
   std::optional<Finding> check_group(const ProcessHistory &history, std::size_t i) const
   {
-    TrendLimits bounds = kTrend;
-    bounds.min_growth = static_cast<double>(limits_.min_bytes);
-    const auto used = samples_of(history.groups()[i], Measure::used);
-    const Trend trend = trend_of(used, bounds);
-    if (!trend.growing || trend.growth() - held_beside(history, i) < bounds.min_growth)
+    const ContextGroup &group = history.groups()[i];
+    const Beside beside = held_beside(history, i);
+    // Arrays for tables come in a few steps of one caller: no trend of its own.
+    const auto grower = growing_caller(group, beside.locks);
+    Trend trend = growth_of(group.points, limits_.min_bytes, beside.locks + beside.tables);
+    if (!trend.growing && !grower)
       return std::nullopt;
+    if (!trend.growing)
+      trend = within(grower->trend, group);
 
     Finding finding = finding_of(name(), history, i);
     Violation &v = finding.violation;
@@ -57,12 +62,51 @@ private:
     v.shape = shape_of(trend);
     v.occurrences = trend.rises;
     blame_growing_query(v, history, false);
-    blame_code(v, history.groups()[i], false);
+    blame_code(v, group, false);
+    if (grower)
+      v.caller = grower->caller;
     v.detail = fmt::format("used {} -> {} {}, {}", human_bytes(trend.before),
                            human_bytes(trend.after), human_stretch(trend), v.shape);
     if (trend.statements > 0)
       v.detail += fmt::format(", {} per statement", human_bytes(trend.growth() / trend.statements));
     return finding;
+  }
+
+  // Not growing, if it is less than `min_bytes` without what is held beside.
+  static Trend growth_of(std::span<const HistoryPoint> points, std::uint64_t min_bytes,
+                         double beside)
+  {
+    TrendLimits bounds = kTrend;
+    bounds.min_growth = static_cast<double>(min_bytes);
+    Trend trend = trend_of(samples_of(points, Measure::used), bounds);
+    trend.growing = trend.growing && trend.growth() - beside >= bounds.min_growth;
+    return trend;
+  }
+
+  struct Grower {
+    std::uint64_t caller = 0;
+    Trend trend;
+  };
+
+  // The caller whose chunks grow most.
+  std::optional<Grower> growing_caller(const ContextGroup &group, double beside) const
+  {
+    std::optional<Grower> most;
+    for (const CallerSeries &series : group.callers) {
+      const Trend trend = growth_of(series.points, limits_.min_caller_bytes, beside);
+      if (trend.growing && (!most || trend.growth() > most->trend.growth()))
+        most = Grower{series.caller, trend};
+    }
+    return most;
+  }
+
+  // A caller's growth, as that of the context that it is a part of.
+  static Trend within(Trend trend, const ContextGroup &group)
+  {
+    const double growth = trend.growth();
+    trend.after = std::max(growth, static_cast<double>(group.points.back().used));
+    trend.before = trend.after - growth;
+    return trend;
   }
 
   WrongContextLimits limits_;

@@ -110,6 +110,7 @@ void ProcessHistory::push(const ProcessSnapshot &snapshot)
   const std::vector<Sum> sums = sum_by_group(snapshot);
   add_points(snapshot, sums);
   note_stacks(snapshot.block_growth);
+  note_callers(snapshot.alloc_calls);
   add_outside(snapshot);
   merge_queries(snapshot.activity);
   note_statement(snapshot);
@@ -288,6 +289,40 @@ void ProcessHistory::note_stacks(std::span<const BlockGrowth> growth)
         all[stack] += bytes;
     if (!all.empty())
       group.grown_by = most(all);
+  }
+}
+
+// What is known by caller lies in contexts that are there once: their names tell them.
+void ProcessHistory::note_callers(std::span<const AllocCalls> calls)
+{
+  for (ContextGroup &group : groups_) {
+    if (group.scope != Scope::session)
+      continue;
+    std::vector<const AllocCalls *> held;
+    for (const AllocCalls &one : calls)
+      if (one.name == group.name && one.caller != 0)
+        held.push_back(&one);
+    if (held.empty() && group.callers.empty())
+      continue;
+    std::ranges::sort(held, std::ranges::greater{},
+                      [](const auto *one) { return one->live_bytes; });
+    held.resize(std::min(held.size(), limits_.callers));
+    std::vector<CallerSeries> next;
+    for (const AllocCalls *one : held) {
+      const auto known = std::ranges::find(group.callers, one->caller, &CallerSeries::caller);
+      CallerSeries series{.caller = one->caller, .points = {}};
+      if (known != group.callers.end())
+        series = std::move(*known);
+      append(series.points,
+             {.time = now_,
+              .count = static_cast<std::uint32_t>(one->live_chunks),
+              .used = one->live_bytes,
+              .total = one->live_bytes},
+             limits_.points);
+      next.push_back(std::move(series));
+    }
+    std::ranges::sort(next, {}, &CallerSeries::caller);
+    group.callers = std::move(next);
   }
 }
 

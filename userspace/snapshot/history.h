@@ -50,6 +50,12 @@ struct HistoryPoint {
   std::uint64_t total = 0;
 };
 
+// What one caller's chunks hold in a context: `count` is theirs, `used` and `total` their bytes.
+struct CallerSeries {
+  std::uint64_t caller = 0; // AllocCalls::caller
+  std::vector<HistoryPoint> points;
+};
+
 struct ContextGroup {
   std::string name;
   std::int32_t parent = -1; // index of a group; -1: the root
@@ -61,6 +67,8 @@ struct ContextGroup {
   // name; 0: not known.
   std::uint64_t grown_by = 0;
   std::uint64_t made_by = 0;
+  // Level alloc: who holds most of it, in the order of their addresses.
+  std::vector<CallerSeries> callers;
   std::vector<HistoryPoint> points; // never empty
 };
 
@@ -90,6 +98,7 @@ struct HistoryLimits {
   std::size_t groups = 512;              // more fold into their parent's group
   std::size_t queries = 8;               // growing queries remembered
   std::size_t highs = 8;                 // statement highs remembered
+  std::size_t callers = 16;              // per group, those that hold most
   std::uint64_t high_bytes = 8ULL << 20; // a statement's context below that is no high
 };
 
@@ -144,6 +153,7 @@ private:
   void add_points(const ProcessSnapshot &snapshot, const std::vector<Sum> &sums);
   void add_outside(const ProcessSnapshot &snapshot);
   void note_stacks(std::span<const BlockGrowth> growth);
+  void note_callers(std::span<const AllocCalls> calls);
   void merge_queries(const Activity &activity);
   void note_statement(const ProcessSnapshot &snapshot);
   void note_high(StatementHigh high);

@@ -118,6 +118,22 @@ struct BlockGrowth {
   std::optional<std::uint64_t> returned;
 };
 
+// What one caller asked of contexts of one name (level alloc), since the process was first watched
+// at this level.
+struct AllocCalls {
+  std::string name;
+  std::uint64_t caller =
+      0; // where the call returns to; tells the process's callers apart; 0: unknown
+  std::uint64_t allocs = 0, frees = 0, reallocs = 0, resets = 0, deletes = 0;
+  std::uint64_t asked = 0;   // bytes, by allocs
+  std::uint64_t reasked = 0; // ... and by reallocs: the new sizes
+  std::uint64_t taken = 0;   // when recording: bytes of the chunks that came of it
+  std::uint64_t raised = 0;  // of these, what was more than ever before
+  // Of its chunks that are still there: in contexts that live as long as the process, or, when
+  // recording, in every AllocSet.
+  std::uint64_t live_bytes = 0, live_chunks = 0;
+};
+
 // What the kernel half counted for one process; all zero at level sweep.
 struct Activity {
   std::uint64_t requests = 0;     // ReadyForQuery
@@ -151,6 +167,7 @@ struct ProcessSnapshot {
   bool jit_loaded = false; // llvmjit.so is mapped
   Activity activity;
   std::vector<BlockGrowth> block_growth; // in no order
+  std::vector<AllocCalls> alloc_calls;   // in no order
 };
 
 // Sum of total_bytes over all contexts.

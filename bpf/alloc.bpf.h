@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * alloc.bpf.h - level alloc: every request for memory, by context and by who asked.
+ *
+ * A part of pgmemtrace.bpf.c.  One program, near the entry of each method of the allocators
+ * (attach/alloc_sites.h): `methods` says where its arguments are.  The return address is on top of
+ * the stack there; `passers` are those who only hand a request on.
+ */
+
+/* Of what lies in a context, as far as it was read. */
+#define SET_WORD(r, offset)                                                                        \
+	(*(__u64 *)((char *)(r)->set + ((offset) < sizeof((r)->set) ? (offset) & ~7 : 0)))
+
+/* ---- who asked ---- */
+
+static __always_inline const volatile struct pgmt_passer *passer_at(__u64 address)
+{
+	for (int i = 0; i < PGMT_PASSERS; i++) {
+		if (address < passers[i].address || !passers[i].end) /* they are in order */
+			return NULL;
+		if (address < passers[i].end)
+			return &passers[i];
+	}
+	return NULL;
+}
+
+/* Deeper are only contexts that delete their children, each by a call of its own (16 and older). */
+#define PASSERS_DEEP 12
+
+static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	const volatile struct pgmt_passer *passer;
+	struct pgmt_request *r;
+	__u64 address = 0;
+
+	if (!p)
+		return 0;
+	r = &p->request;
+	r->nested = 0;
+	r->frame[0] = PT_REGS_FP(ctx);
+	if (bpf_probe_read_user(&address, sizeof(address), (void *)PT_REGS_SP(ctx))) {
+		lose(PGMT_LOSS_READ_CALLER);
+		return 0;
+	}
+	for (int i = 0; i < PASSERS_DEEP; i++) {
+		passer = passer_at(address - 1 - p->load_bias); /* of the call itself */
+		if (!passer)
+			break;
+		r->nested |= passer->is_method;
+		if (bpf_probe_read_user(r->frame, sizeof(r->frame), (void *)r->frame[0])) {
+			lose(PGMT_LOSS_READ_CALLER);
+			break;
+		}
+		address = r->frame[1];
+	}
+	return address;
+}
+
+/* ---- what is asked for ---- */
+
+/* Bits 34 and up of a chunk's header: how far behind its block's start it is, times 8 with two bits
+ * of another field below (PostgreSQL memutils_memorychunk.h, 16 to 18). */
+#define BLOCK_OFFSET(header) ((header) >> 34 & 0x3ffffff8)
+
+/* Up to 15 a chunk says how large it is; its owner came as an argument. */
+static __always_inline bool read_old_chunk(struct pgmt_request *r,
+					   const volatile struct pgmt_method_site *site)
+{
+	return site->allocator == PGMT_SLAB ||
+	       !bpf_probe_read_user(&r->bytes, sizeof(r->bytes),
+				    (void *)(r->chunk - site->chunk_header));
+}
+
+/* From 16 on its header leads to its block, and that to its owner. */
+static __always_inline bool read_new_chunk(struct pgmt_request *r,
+					   const volatile struct pgmt_method_site *site)
+{
+	__u64 header, block, value;
+	bool own_block;
+
+	if (bpf_probe_read_user(&header, sizeof(header), (void *)(r->chunk - sizeof(header))))
+		return false;
+	own_block = header >> (chunk_value_shift - 1) & 1;
+	value = header >> chunk_value_shift & 0x3fffffff;
+	block = own_block ? r->chunk - site->chunk_header - site->block_header
+			  : r->chunk - sizeof(header) - BLOCK_OFFSET(header);
+	r->context = read_word(block + site->owner_at);
+	if (own_block)
+		r->bytes = read_word(block + site->end_at) - r->chunk;
+	else
+		r->bytes = site->allocator == PGMT_ALLOC_SET ? 8ULL << (value & 15) : value;
+	return r->context;
+}
+
+static __always_inline bool read_chunk(struct pgmt_request *r,
+				       const volatile struct pgmt_method_site *site)
+{
+	return chunk_value_shift ? read_new_chunk(r, site) : read_old_chunk(r, site);
+}
+
+/* Is it told who holds what in it? */
+static __always_inline bool is_tracked(struct pgmt_process *p, __u64 context)
+{
+	return record_calls || context == p->roots[PGMT_ROOT_TOP].context ||
+	       context == p->roots[PGMT_ROOT_CACHE].context ||
+	       context == p->roots[PGMT_ROOT_ERROR].context;
+}
+
+/* Of most contexts the header: each line of memory more is a cache miss on a busy server. */
+static __always_inline bool read_owner(struct pgmt_process *p, struct pgmt_request *r,
+				       const volatile struct pgmt_method_site *site)
+{
+	__u32 size = CONTEXT(name) + sizeof(r->name);
+
+	r->tracked = site->tracked && is_tracked(p, r->context);
+	if (r->tracked)
+		size = sizeof(r->set);
+	if (size > sizeof(r->set) || bpf_probe_read_user(r->set, size, (void *)r->context) ||
+	    (__u32)SET_WORD(r, CONTEXT(type)) != site->context_tag)
+		return false;
+	r->name = SET_WORD(r, CONTEXT(name));
+	return true;
+}
+
+/* Larger chunks of an AllocSet have a block of their own.  8 bytes wide up to 16, then 4. */
+static __always_inline __u64 chunk_limit(struct pgmt_request *r)
+{
+	__u64 limit = SET_WORD(r, FIELD(AllocSetContext, allocChunkLimit));
+
+	if (FIELD(AllocSetContext, allocChunkLimit) & 4)
+		limit >>= 32;
+	if (bpf_core_field_size(((struct AllocSetContext *)0)->allocChunkLimit) == 4)
+		limit = (__u32)limit;
+	return limit;
+}
+
+/* Of a chunk for so much. */
+static __always_inline __u64 chunk_bytes(struct pgmt_request *r,
+					 const volatile struct pgmt_method_site *site)
+{
+	__u64 bytes = (r->size + 7) & ~7ULL;
+
+	if (site->allocator == PGMT_SLAB)
+		return r->size;
+	if (site->allocator != PGMT_ALLOC_SET || r->size > chunk_limit(r))
+		return bytes;
+	for (bytes = 8; bytes < 8192 && bytes < r->size;)
+		bytes <<= 1;
+	return bytes;
+}
+
+static __noinline bool read_request(struct pt_regs *ctx, struct pgmt_process *p,
+				    const volatile struct pgmt_method_site *site)
+{
+	struct pgmt_request *r;
+
+	if (!p)
+		return false;
+	r = &p->request;
+	r->context = site->context_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->context_in);
+	r->chunk = site->chunk_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->chunk_in);
+	r->size = site->size_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->size_in);
+	r->bytes = 0;
+	if ((r->chunk && !read_chunk(r, site)) || !read_owner(p, r, site)) {
+		lose(PGMT_LOSS_READ_CHUNK);
+		return false;
+	}
+	if (r->chunk && site->allocator == PGMT_SLAB &&
+	    bpf_probe_read_user(&r->bytes, 4, (void *)(r->context + site->chunk_size_at))) {
+		lose(PGMT_LOSS_READ_CHUNK);
+		return false;
+	}
+	if (r->tracked && site->method == PGMT_METHOD_ALLOC)
+		r->bytes = chunk_bytes(r, site);
+	return true;
+}
+
+/* ---- counting ---- */
+
+static __noinline struct pgmt_calls *calls_of(struct pgmt_process *p)
+{
+	struct pgmt_request *r;
+	struct pgmt_calls *calls;
+
+	if (!p)
+		return NULL;
+	r = &p->request;
+	r->call_key.tgid = p->tgid;
+	r->call_key.name = r->name;
+	calls = bpf_map_lookup_elem(&callers, &r->call_key);
+	if (calls)
+		return calls;
+	if (bpf_map_update_elem(&callers, &r->call_key, &r->zero_calls, BPF_ANY)) {
+		lose(PGMT_LOSS_CALLS_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&callers, &r->call_key);
+}
+
+static __always_inline void count(struct pgmt_request *r,
+				  const volatile struct pgmt_method_site *site,
+				  struct pgmt_calls *calls)
+{
+	calls->last_ns = r->now;
+	if (r->nested)
+		return;
+	calls->count[site->method & 7]++;
+	if (site->method == PGMT_METHOD_ALLOC)
+		calls->asked += r->size;
+	else if (site->method == PGMT_METHOD_REALLOC)
+		calls->reasked += r->size;
+}
+
+#include "held.bpf.h"
+
+/* ---- the program ---- */
+
+SEC("uprobe.multi")
+int method_called(struct pt_regs *ctx)
+{
+	const volatile struct pgmt_method_site *site = method_of(ctx);
+	struct pgmt_calls *calls;
+	struct pgmt_process *p;
+	__u64 now, caller;
+
+	p = begin(ctx, PGMT_PROBE_ALLOC, &now);
+	if (!p)
+		return 0;
+	if (p->request.pending.chunk.context)
+		find_pending(p);
+	p->request.now = now;
+	caller = caller_of(ctx, p);
+	p->request.call_key.caller = caller;
+	if (read_request(ctx, p, site)) {
+		calls = calls_of(p);
+		if (calls)
+			count(&p->request, site, calls);
+		if (p->request.tracked)
+			track(ctx, p, site, caller);
+	}
+	finish(p, PGMT_PROBE_ALLOC);
+	return 0;
+}
