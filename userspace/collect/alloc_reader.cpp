@@ -12,7 +12,7 @@ namespace {
 
 pid_t pid_of(std::uint64_t tgid) { return static_cast<pid_t>(tgid); }
 
-bool nearly_full(std::size_t used, std::uint32_t most) { return used > most / 4 * 3; }
+bool nearly_full(std::size_t used, std::uint32_t most) { return used > std::size_t{most} / 4 * 3; }
 
 // Is what belongs to this generation of a context still there?
 bool is_current(const std::unordered_map<std::uint64_t, pgmt_held> &helds, std::uint64_t context,

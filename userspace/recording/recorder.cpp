@@ -71,7 +71,9 @@ void add(Recording::Context &to, const Recording::Allocation &one)
     same->returned = same->returned.value_or(0) + *one.returned;
   if (!one.requests)
     return;
-  auto &sum = same->requests ? *same->requests : same->requests.emplace();
+  if (!same->requests)
+    same->requests = Recording::Requests{};
+  auto &sum = *same->requests;
   sum.allocs += one.requests->allocs;
   sum.reallocs += one.requests->reallocs;
   sum.frees += one.requests->frees;
