@@ -44,20 +44,23 @@ static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p, __u
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* dsm_impl_op(op, handle, request_size, ...): also attaches, detaches and destroys. */
+/*
+ * dsm_impl_op(op, handle, request_size, ...).  It also attaches, detaches and destroys, for a
+ * parallel query some 14 times: those go before anything is looked up, so they are no hits.
+ */
 SEC("uprobe.multi")
 int dsm_made(struct pt_regs *ctx)
 {
 	struct pgmt_process *p;
 	__u64 now;
 
+	if ((__u32)argument(ctx, PGMT_PROBE_DSM, 0) != DSM_OP_CREATE)
+		return 0;
 	p = begin(ctx, PGMT_PROBE_DSM, &now);
 	if (!p)
 		return 0;
-	if ((__u32)argument(ctx, PGMT_PROBE_DSM, 0) == DSM_OP_CREATE) {
-		want_text(p);
-		send_dsm(ctx, p, now);
-	}
+	want_text(p);
+	send_dsm(ctx, p, now);
 	finish(p, PGMT_PROBE_DSM);
 	return 0;
 }
