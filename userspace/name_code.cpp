@@ -15,8 +15,7 @@ void name_code(std::span<Violation> violations, const BlockReader &blocks,
       target.process = origin->process;
       violation.stack = symbols.frames(target, origin->stack);
     } else if (violation.caller != 0) {
-      violation.stack =
-          symbols.frames(target, violation.caller, Symbolizer::Kind::return_address);
+      violation.stack = symbols.frames(target, violation.caller, Symbolizer::Kind::return_address);
     } else if (violation.stack_id != 0) {
       violation.stack = symbols.frames(target, blocks.stack(process.id.pid, violation.stack_id));
     }

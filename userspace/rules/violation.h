@@ -44,9 +44,9 @@ struct Violation {
   std::string query; // first 1,024 bytes
   // Level block and above.  Rules name the stack; whoever knows the process says what it is.
   std::uint64_t stack_id = 0;
-  std::uint64_t caller = 0; // level alloc: a return address, known better than the stack
-  std::vector<Frame> stack; // innermost first
-  std::string module;       // that asked: module_of()
+  std::uint64_t caller = 0;         // level alloc: a return address, known better than the stack
+  std::vector<Frame> stack;         // innermost first
+  std::string module;               // that asked: module_of()
   std::vector<DsmSegment> segments; // dsm_leak: the largest of them, largest first
   std::string detail; // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
   std::string advice; // one sentence from the knowledge table
