@@ -8,6 +8,7 @@
 // for people to stderr.  Methods: facts/uprobe_costs.md of the design.
 //
 //   point   pipelined prepared point queries, one Sync each, one session
+//   calls   point, by call of palloc, pfree, repalloc, reset: level alloc beside level block
 //   loop    a PL/pgSQL loop of SELECTs, one session
 //   tpcb    pgbench TPC-B, 8 clients: the server's CPU time per transaction
 //   attach  200 backends: attach and detach
@@ -124,6 +125,13 @@ struct Bench {
 
   void level(Level level) { set(*probes, level); }
   void record(bool on) { set(*recorder, on ? Level::block : Level::sweep); }
+  std::uint64_t hits(pgmt_probe probe) const
+  {
+    std::uint64_t sum = 0;
+    for (const auto &process : maps.processes())
+      sum += process.hits[probe];
+    return sum;
+  }
 
 private:
   static void set(Probes &probes, Level level)
@@ -203,12 +211,11 @@ void levels(Bench &bench, nlohmann::json &out, const std::string &part, int roun
                        pairs(rounds, measure, [&](bool on) { bench.record(on); })));
 }
 
-// Every level, each with empty programs and with ours.
+// Each of `all`, with empty programs and with ours.
 void every_level(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
-                 const std::function<double()> &measure)
+                 const std::vector<Level> &all, const std::function<double()> &measure)
 {
   EmptyProbes empty(bench);
-  const std::vector<Level> all{Level::request, Level::statement, Level::block};
   for (Level level : all)
     out.push_back(report(
         part, fmt::format("level {}, empty programs", to_string(level)), "us",
@@ -226,13 +233,15 @@ public:
                       1, nullptr));
   }
 
+  long queries() const { return queries_; }
+
   // Microseconds per query over `stretch` seconds.
   double run(double stretch)
   {
     PGconn *c = session_.get();
     const double begin = now();
     double end = begin;
-    long queries = 0;
+    const long before = queries_;
     while ((end = now()) - begin < stretch) {
       PQenterPipelineMode(c);
       for (int i = 0; i < kBatch; ++i) {
@@ -243,26 +252,57 @@ public:
         PQpipelineSync(c);
       }
       PQflush(c);
-      for (int i = 0; i < kBatch; ++i, ++queries) {
+      for (int i = 0; i < kBatch; ++i, ++queries_) {
         while (PGresult *row = PQgetResult(c))
           PQclear(row);
         PQclear(PQgetResult(c)); // the Sync
       }
       PQexitPipelineMode(c);
     }
-    return (end - begin) * 1e6 / static_cast<double>(queries);
+    return (end - begin) * 1e6 / static_cast<double>(queries_ - before);
   }
 
 private:
   static constexpr int kBatch = 50;
   Session session_;
   unsigned long seed_ = 1;
+  long queries_ = 0;
 };
 
 void point(Bench &bench, nlohmann::json &out)
 {
   PointQueries client(*bench.cluster);
-  every_level(bench, out, "point", bench.rounds, [&] { return client.run(bench.stretch); });
+  every_level(bench, out, "point", bench.rounds,
+              {Level::request, Level::statement, Level::block, Level::alloc},
+              [&] { return client.run(bench.stretch); });
+}
+
+// What every palloc, pfree, repalloc, reset costs beside level block, which level alloc has as
+// well.
+void calls(Bench &bench, nlohmann::json &out)
+{
+  PointQueries client(*bench.cluster);
+  const auto measure = [&] { return client.run(bench.stretch); };
+  bench.level(Level::alloc);
+  const auto hits = bench.hits(PGMT_PROBE_ALLOC);
+  measure();
+  const double each = static_cast<double>(client.queries()) /
+                      static_cast<double>(bench.hits(PGMT_PROBE_ALLOC) - hits);
+  fmt::print(stderr, "calls    {:.1f} calls a query\n", 1 / each);
+  bench.level(Level::sweep);
+  const auto per_call = [&] { return measure() * each; };
+  {
+    EmptyProbes empty(bench);
+    empty.attach(Level::block);
+    out.push_back(report("calls", "level alloc, empty programs", "us",
+                         pairs(bench.rounds, per_call,
+                               [&](bool on) { empty.attach(on ? Level::alloc : Level::block); })));
+  }
+  bench.level(Level::block);
+  out.push_back(report("calls", "level alloc", "us", pairs(bench.rounds, per_call, [&](bool on) {
+                         bench.level(on ? Level::alloc : Level::block);
+                       })));
+  bench.level(Level::sweep);
 }
 
 // bpftrace counting by pid at the same functions' entries: what people do by hand.
@@ -377,12 +417,13 @@ double server_cpu(const Bench &bench)
 
 void tpcb(Bench &bench, nlohmann::json &out)
 {
-  every_level(bench, out, "tpcb", std::max(bench.rounds, 20), [&] {
-    const double before = server_cpu(bench);
-    const auto result = pgbench(bench, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
-    // pgbench's sessions end with it, and the postmaster reaps them at once.
-    return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
-  });
+  every_level(bench, out, "tpcb", std::max(bench.rounds, 20),
+              {Level::request, Level::statement, Level::block}, [&] {
+                const double before = server_cpu(bench);
+                const auto result = pgbench(bench, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
+                // pgbench's sessions end with it, and the postmaster reaps them at once.
+                return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
+              });
 }
 
 // ---- attach, detach ---------------------------------------------------------------------
@@ -462,7 +503,8 @@ int main(int argc, char **argv)
   CLI::App app("What each level costs a PostgreSQL server");
   int rounds = 12;
   double stretch = 0.4;
-  std::vector<std::string> parts{"point", "loop", "load", "tpcb", "attach", "daemon", "rivals"};
+  std::vector<std::string> parts{"point", "loop",   "load",   "tpcb",
+                                 "calls", "attach", "daemon", "rivals"};
   app.add_option("--rounds", rounds, "Pairs of off and on")->capture_default_str();
   app.add_option("--stretch", stretch, "Seconds of each stretch of point queries")
       ->capture_default_str();
@@ -478,8 +520,8 @@ int main(int argc, char **argv)
 
   auto out = nlohmann::json::array();
   const std::vector<std::pair<std::string, void (*)(Bench &, nlohmann::json &)>> all{
-      {"point", point},        {"loop", loop},     {"load", load},    {"tpcb", tpcb},
-      {"attach", attach_time}, {"daemon", daemon}, {"rivals", rivals}};
+      {"point", point}, {"calls", calls},        {"loop", loop},     {"load", load},
+      {"tpcb", tpcb},   {"attach", attach_time}, {"daemon", daemon}, {"rivals", rivals}};
   for (const auto &[name, run] : all)
     if (std::find(parts.begin(), parts.end(), name) != parts.end())
       run(bench, out);

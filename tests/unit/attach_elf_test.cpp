@@ -66,6 +66,7 @@ void ask_everything(const std::string &path)
   elf->exports("malloc");
   elf->storage(0x1000);
   elf->find_string("pgmt elf test");
+  elf->unwind_rules();
   for (const char *name : {"main", "pgmt_elf_test_function", "no such symbol", ""}) {
     elf->object(name);
     if (const auto function = elf->function(name)) {
@@ -203,6 +204,28 @@ TEST(ElfFile, refuses_segments_that_overlap)
     std::memcpy(at, &segment, sizeof segment);
   }
   EXPECT_FALSE(ElfFile::open(file.write(bytes)));
+}
+
+TEST(ElfFile, has_unwind_rules)
+{
+  const auto elf = ElfFile::open(kSelf);
+  ASSERT_TRUE(elf);
+  EXPECT_NE(elf->unwind_rules(), nullptr);
+  elf->drop_bytes();
+  EXPECT_NE(elf->unwind_rules(), nullptr);
+}
+
+// The leak checker of the asan preset speaks if what was read before is forgotten.
+TEST(ElfFile, without_the_section_there_are_no_unwind_rules)
+{
+  TemporaryFile file;
+  std::string bytes = own_bytes();
+  for (std::size_t at = 0; (at = bytes.find(".eh_frame", at)) != std::string::npos; ++at)
+    bytes[at + 1] = 'x';
+  const auto elf = ElfFile::open(file.write(bytes));
+  ASSERT_TRUE(elf);
+  EXPECT_FALSE(elf->build_id().empty());
+  EXPECT_EQ(elf->unwind_rules(), nullptr);
 }
 
 TEST(ElfFile, survives_cut_files)

@@ -6,6 +6,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
 #include "recording/recording_file.h"
@@ -110,6 +111,19 @@ TEST(RecordingFile, foreign_documents_are_errors)
     const auto read = unpack(gzip(document));
     ASSERT_FALSE(read) << what;
     EXPECT_THAT(to_string(read.error()), HasSubstr("read the recording")) << what;
+  }
+}
+
+TEST(RecordingFile, numbers_that_are_not_whole_are_errors)
+{
+  auto document = nlohmann::json::parse(*gunzip(pack(small_recording()), kLargestRecording));
+  ASSERT_TRUE(unpack(gzip(document.dump())));
+  for (const nlohmann::json &number :
+       {nlohmann::json(8e97), nlohmann::json(0.5), nlohmann::json(-1), nlohmann::json("1"),
+        nlohmann::json(true)}) {
+    auto wrong = document;
+    wrong["duration_ms"] = number;
+    EXPECT_FALSE(unpack(gzip(wrong.dump()))) << number;
   }
 }
 

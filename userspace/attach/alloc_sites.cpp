@@ -230,11 +230,9 @@ AllocSites find_alloc_sites(const Code &code, const Allocators &allocators,
 
 CallFrames call_frames_of(const ElfFile &elf)
 {
-  const std::shared_ptr<Dwarf_CFI> rules(dwarf_getcfi_elf(elf.handle()),
-                                         [](Dwarf_CFI *cfi) { dwarf_cfi_end(cfi); });
-  return [rules](std::uint64_t address) {
+  return [rules = elf.unwind_rules()](std::uint64_t address) {
     Dwarf_Frame *raw = nullptr;
-    if (!rules || dwarf_cfi_addrframe(rules.get(), address, &raw) != 0)
+    if (rules == nullptr || dwarf_cfi_addrframe(rules, address, &raw) != 0)
       return false;
     const std::unique_ptr<Dwarf_Frame, decltype(&std::free)> frame(raw, std::free);
     Dwarf_Op *ops = nullptr;

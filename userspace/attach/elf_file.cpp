@@ -91,6 +91,10 @@ struct ElfEnd {
   void operator()(Elf *elf) const { elf_end(elf); }
 };
 
+struct RulesEnd {
+  void operator()(Dwarf_CFI *rules) const { dwarf_cfi_end(rules); }
+};
+
 template <typename T> std::optional<T> load(const std::uint8_t *&at, const std::uint8_t *end)
 {
   if (static_cast<std::size_t>(end - at) < sizeof(T))
@@ -181,6 +185,8 @@ struct ElfFile::Impl {
   SymbolTable full;              // .symtab: mostly stripped
   std::vector<Symbol> functions; // by .eh_frame, sorted by address
   bool functions_built = false;
+  std::unique_ptr<Dwarf_CFI, RulesEnd> rules; // from `elf`
+  bool rules_read = false;
   std::vector<Relocation> relocations; // sorted by address; empty: not read yet
 
   Result<> read_headers(const std::string &path);
@@ -700,6 +706,16 @@ bool ElfFile::exports_function_at(std::uint64_t address) const
 
 std::uint64_t ElfFile::entry_address() const { return impl_->header.e_entry; }
 
+// Without that section libdw looks for the segment, and has libelf read the whole file for it,
+// which then forgets to free the sections that it read before (elf_rawfile and elf_end, elfutils
+// 0.192).
+Dwarf_CFI *ElfFile::unwind_rules() const
+{
+  if (!std::exchange(impl_->rules_read, true) && impl_->section(".eh_frame") != nullptr)
+    impl_->rules.reset(dwarf_getcfi_elf(impl_->elf.get()));
+  return impl_->rules.get();
+}
+
 ::Elf *ElfFile::handle() const { return impl_->elf.get(); }
 
 void ElfFile::drop_bytes() const
@@ -707,6 +723,8 @@ void ElfFile::drop_bytes() const
   for (auto &load : impl_->loads)
     load.copy = {};
   impl_->relocations = {};
+  impl_->rules.reset();
+  impl_->rules_read = false;
 }
 
 } // namespace pgmemtrace

@@ -20,6 +20,7 @@
 #include "util/result.h"
 
 struct Elf;
+struct Dwarf_CFI_s;
 
 namespace pgmemtrace {
 
@@ -85,9 +86,11 @@ public:
   // Does a function in .dynsym begin there?
   bool exports_function_at(std::uint64_t address) const;
   std::uint64_t entry_address() const; // link-time; AT_ENTRY of a process minus this: load bias
+  // How functions call: .eh_frame, for libdw; null where there is none.  Ours, until drop_bytes().
+  ::Dwarf_CFI_s *unwind_rules() const;
   // For libdw, and for what is asked for in one place only.  Ours; reads with pread.
   ::Elf *handle() const;
-  // Frees the segments and relocations that were read; all spans that were handed out end here.
+  // Frees the segments, relocations and rules that were read; spans that were handed out end here.
   void drop_bytes() const;
 
 private:

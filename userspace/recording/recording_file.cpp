@@ -3,6 +3,7 @@
 #include "recording/recording_file.h"
 
 #include <cerrno>
+#include <concepts>
 #include <stdexcept>
 #include <utility>
 
@@ -112,13 +113,40 @@ template <typename T> Json all_to_json(const std::vector<T> &values)
   return out;
 }
 
-// ---- from JSON: throws what nlohmann::json throws ----
+// ---- from JSON: throws ----
 
-template <typename T> T get(const Json &object, const char *key) { return object.at(key).get<T>(); }
+// Whole numbers must be written as such: nlohmann::json casts 8e97 to any type that it is asked
+// for.
+template <std::integral T> T whole(const Json &value)
+{
+  if (!value.is_number_integer())
+    throw std::runtime_error("a whole number is expected");
+  const bool fits = value.is_number_unsigned() ? std::in_range<T>(value.get<std::uint64_t>())
+                                               : std::in_range<T>(value.get<std::int64_t>());
+  if (!fits)
+    throw std::runtime_error("a number is too large");
+  return value.get<T>();
+}
+
+template <typename T> T to(const Json &value)
+{
+  if constexpr (std::integral<T> && !std::same_as<T, bool>)
+    return whole<T>(value);
+  else
+    return value.get<T>();
+}
+
+template <typename T> T get(const Json &object, const char *key) { return to<T>(object.at(key)); }
+
+template <typename T> T get_or(const Json &object, const char *key, T otherwise)
+{
+  const auto found = object.find(key);
+  return found == object.end() ? std::move(otherwise) : to<T>(*found);
+}
 
 std::uint32_t index_below(const Json &value, std::size_t count)
 {
-  const auto index = value.get<std::uint64_t>();
+  const auto index = to<std::uint64_t>(value);
   if (index >= count)
     throw std::runtime_error("an index is too large");
   return static_cast<std::uint32_t>(index);
@@ -128,14 +156,14 @@ Frame frame_from(const Json &json)
 {
   Frame frame;
   frame.code = {.module = get<std::string>(json, "module"),
-                .build_id = json.value("build_id", ""),
+                .build_id = get_or<std::string>(json, "build_id", {}),
                 .offset = get<std::uint64_t>(json, "address")};
-  frame.function = json.value("function", "");
+  frame.function = get_or<std::string>(json, "function", {});
   frame.offset = get<std::uint64_t>(json, "offset");
-  frame.start = json.value("start", std::uint64_t{0});
-  frame.file = json.value("file", "");
-  frame.line = json.value("line", 0);
-  frame.inlined = json.value("inlined", false);
+  frame.start = get_or<std::uint64_t>(json, "start", 0);
+  frame.file = get_or<std::string>(json, "file", {});
+  frame.line = get_or(json, "line", 0);
+  frame.inlined = get_or(json, "inlined", false);
   return frame;
 }
 
@@ -204,8 +232,8 @@ Recording::Sample sample_from(const Json &json, std::size_t names)
   Recording::Sample sample{.ms = get<std::uint64_t>(json, "ms"), .contexts = {}};
   for (const auto &held : json.at("contexts"))
     sample.contexts.push_back({.name = index_below(held.at(0), names),
-                               .bytes = held.at(1).get<std::int64_t>(),
-                               .blocks = held.at(2).get<std::int64_t>()});
+                               .bytes = to<std::int64_t>(held.at(1)),
+                               .blocks = to<std::int64_t>(held.at(2))});
   return sample;
 }
 
@@ -218,7 +246,7 @@ Recording recording_from(const Json &json)
   recording.duration_ms = get<std::uint64_t>(json, "duration_ms");
   recording.level = get<std::string>(json, "level");
   for (const auto &[reason, count] : json.at("losses").items())
-    recording.losses[reason] = count.get<std::uint64_t>();
+    recording.losses[reason] = to<std::uint64_t>(count);
   for (const auto &server : json.at("servers"))
     recording.servers.push_back({.instance = get<std::string>(server, "instance"),
                                  .version = get<std::string>(server, "version")});
@@ -293,7 +321,7 @@ Result<Recording> unpack(std::string_view file)
     const auto json = Json::parse(*text, shallow);
     if (!json.is_object() || json.value("format", Json()) != kFormat)
       return not_a_recording("it is none");
-    if (const auto version = json.at("version").get<int>(); version != kVersion)
+    if (const auto version = get<int>(json, "version"); version != kVersion)
       return Error{"read the recording: its format has version " + std::to_string(version) +
                        ", this program reads version " + std::to_string(kVersion),
                    0, "use the pgmemtrace that wrote it, or a later one"};

@@ -38,10 +38,9 @@ FramePointers frame_pointers(const ElfFile &elf)
   FramePointers found;
   if (elf.machine() != ElfFile::Machine::x86_64)
     return found;
-  const std::unique_ptr<Dwarf_CFI, decltype(&dwarf_cfi_end)> cfi(dwarf_getcfi_elf(elf.handle()),
-                                                                 dwarf_cfi_end);
+  Dwarf_CFI *cfi = elf.unwind_rules();
   const auto functions = elf.compiled_functions();
-  if (!cfi || functions.empty())
+  if (cfi == nullptr || functions.empty())
     return found;
   const std::size_t step = std::max<std::size_t>(functions.size() / kSamples, 1);
   for (std::size_t i = 0; i < functions.size(); i += step) {
@@ -49,7 +48,7 @@ FramePointers frame_pointers(const ElfFile &elf)
     Dwarf_Frame *rules = nullptr;
     // In the middle: behind its prologue.
     if (function.size < kSmall ||
-        dwarf_cfi_addrframe(cfi.get(), function.address + function.size / 2, &rules) != 0)
+        dwarf_cfi_addrframe(cfi, function.address + function.size / 2, &rules) != 0)
       continue;
     const std::unique_ptr<Dwarf_Frame, decltype(&std::free)> owned(rules, std::free);
     ++found.functions;

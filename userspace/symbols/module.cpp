@@ -111,13 +111,6 @@ std::vector<Frame> Module::frames(const CodeAddress &code, unsigned back)
   return frames;
 }
 
-Dwarf_CFI *Module::unwind_rules()
-{
-  if (!std::exchange(rules_read_, true))
-    rules_.reset(dwarf_getcfi_elf(binary_.handle()));
-  return rules_.get();
-}
-
 Module::Link Module::find_frame_pointer(std::uint64_t address)
 {
   if (const auto main = binary_.function("main");

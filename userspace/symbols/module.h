@@ -37,7 +37,7 @@ public:
   std::vector<Frame> frames(const CodeAddress &code, unsigned back);
 
   // Rules of .eh_frame, of link-time addresses.  Null if the file has none.
-  Dwarf_CFI *unwind_rules();
+  Dwarf_CFI *unwind_rules() const { return binary_.unwind_rules(); }
 
   // Where a stack of frame pointers goes on from an instruction at a link-time address.
   // bottom: main().  Who calls that is the C library, which keeps no frame pointers: of no
@@ -55,9 +55,6 @@ private:
     std::unique_ptr<SourceLines> lines; // null: no DWARF
     std::optional<FunctionTable> functions;
   };
-  struct CfiEnd {
-    void operator()(Dwarf_CFI *cfi) const { dwarf_cfi_end(cfi); }
-  };
 
   Tables &tables();
   std::vector<Frame> find_frames(const CodeAddress &code, unsigned back);
@@ -68,8 +65,6 @@ private:
   std::string path_;
   DebugFilePlaces places_;
   std::optional<Tables> tables_;
-  std::unique_ptr<Dwarf_CFI, CfiEnd> rules_;
-  bool rules_read_ = false;
   std::unordered_map<std::uint64_t, Link> frame_pointers_;                 // by address
   std::map<std::pair<std::uint64_t, unsigned>, std::vector<Frame>> found_; // by offset and back
 };
