@@ -17,7 +17,6 @@ namespace pgmemtrace::test {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
 
 constexpr pid_t kPostmaster = 100;
 constexpr pid_t kBackend = 101;
