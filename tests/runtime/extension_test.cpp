@@ -416,6 +416,28 @@ TEST_F(ExtensionTest, in_a_container_by_its_own_socket_and_its_own_pids)
 
 // ---- the log ----------------------------------------------------------------------
 
+TEST_F(ExtensionTest, a_dsm_segment_that_stays_is_in_the_window_and_in_the_log)
+{
+  const auto daemon = watch();
+  auto session = connect();
+  session.exec("SELECT pgmemtrace.begin()");
+  const auto handle = session.value("SELECT make_dsm(100000, false)");
+  ASSERT_TRUE(daemon->wait_for_json([&](const json &line) {
+    return line["type"] == "violation" && line["rule"] == "dsm_leak" &&
+           std::to_string(line["segments"][0]["handle"].get<std::uint64_t>()) == handle;
+  }));
+  EXPECT_THAT(
+      session.exec("SELECT rule, path, delta_bytes, module FROM pgmemtrace.end()"),
+      ElementsAre(ElementsAre("dsm_leak", "(dsm segments)", "100000", "pgmemtrace_buggy.so")));
+  auto reader = connect();
+  EXPECT_TRUE(eventually([&] {
+    reader.exec("SELECT pgmemtrace.flush_violations()");
+    return reader.value("SELECT count(*) FROM pgmemtrace.violation_log WHERE rule = 'dsm_leak' AND "
+                        "server_pid = " +
+                        std::to_string(session.backend_pid())) == "1";
+  }));
+}
+
 TEST_F(ExtensionTest, what_the_rules_find_is_in_the_log)
 {
   const auto daemon = watch();

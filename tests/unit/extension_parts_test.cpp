@@ -7,10 +7,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <pgmemtrace/abi.h>
 
 #include "extension/backoff.h"
+#include "extension/log_entry.h"
 #include "extension/login.h"
 #include "extension/outbox.h"
 #include "extension/request.h"
@@ -22,6 +24,36 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::ElementsAre;
+
+// ---- the log ----
+
+TEST(LogEntry, is_cut_where_it_is_too_long_for_the_log)
+{
+  Violation violation;
+  violation.rule = "dsm_leak";
+  violation.query = std::string(1024, 'q');
+  violation.stack.resize(20);
+  violation.segments.resize(1);
+  violation.segments.front().mappings.resize(3);
+  const auto frames = [&] {
+    return nlohmann::json::parse(log_entry(violation, false))["stack"].size();
+  };
+  const auto pids = [&] {
+    return nlohmann::json::parse(log_entry(violation, false))["segments"][0]["pids"].size();
+  };
+  EXPECT_EQ(frames(), 20U); // short enough
+  EXPECT_EQ(pids(), 3U);
+  violation.segments.resize(16);
+  for (DsmSegment &segment : violation.segments)
+    segment.mappings.resize(2000);
+  EXPECT_EQ(frames(), 16U);
+  EXPECT_EQ(pids(), 16U);
+  EXPECT_LE(log_entry(violation, false).size(), kLongestEntry);
+  for (Frame &frame : violation.stack)
+    frame.function = std::string(1000, 'f');
+  EXPECT_EQ(frames(), 0U);
+  EXPECT_LE(log_entry(violation, false).size(), kLongestEntry);
+}
 
 // ---- requests ----
 

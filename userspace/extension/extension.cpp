@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <sys/eventfd.h>
 
+#include "extension/log_entry.h"
 #include "sinks/json_lines.h"
 #include "snapshot/tree_print.h"
 #include "util/foreign_memory.h"
@@ -19,23 +20,6 @@ namespace {
 // Ids of requests that are remembered per server: with two containers of one image, or after
 // requests(), the same one comes twice.
 constexpr std::size_t kHeard = 4096;
-
-// What log_violation() takes: 16 KiB as jsonb, which has some bytes more per value than JSON.
-constexpr std::size_t kLongestEntry = 12ULL * 1024;
-constexpr std::size_t kFramesOfLongEntry = 16;
-
-std::string log_entry(Violation violation, bool redacted)
-{
-  auto entry = json_of(violation, redacted);
-  if (entry.size() <= kLongestEntry)
-    return entry;
-  violation.stack.resize(std::min(violation.stack.size(), kFramesOfLongEntry));
-  entry = json_of(violation, redacted);
-  if (entry.size() <= kLongestEntry)
-    return entry;
-  violation.stack.clear(); // names of C++ functions may be very long
-  return json_of(violation, redacted);
-}
 
 std::string json_array(std::span<const Violation> violations, bool redacted)
 {
@@ -286,7 +270,7 @@ Answer Extension::contexts(const ServerList &servers, const Asked &asked, const 
 // ---- violations, and how it fares ----------------------------------------------
 
 // The log tells what was found.  What no longer holds is not news there: every finding ends with
-// its session at the latest.
+// its session, or its server, at the latest.
 void Extension::saw(std::span<const Violation> changes)
 {
   windows_.saw(changes);
