@@ -216,6 +216,7 @@ TEST_P(FakeDsm, the_registry_knows_a_name)
       << std::string(asked, 0);
   EXPECT_EQ(read_well().segments[1].registered, GetParam() >= 17);
   EXPECT_FALSE(read_well({.search = 0}).segments[1].registered);
+  EXPECT_FALSE(read_well({.searches = 0}).segments[1].registered);
 }
 
 TEST_P(FakeDsm, an_odd_handle_is_a_part_of_main_shared_memory)

@@ -9,7 +9,6 @@ namespace pgmemtrace {
 namespace {
 
 constexpr std::uint32_t kSegmentMagic = 0x0ce26608; // dsa.c, DSA_SEGMENT_HEADER_MAGIC
-constexpr std::uint32_t kMaxPieces = 1024;          // dsa.c, DSA_MAX_SEGMENTS
 constexpr std::uint64_t kRounding = 4096;           // segments in main shared memory are pages
 
 // dsm_registry.c, DSMRegistryEntry of 17 and 18.
@@ -33,15 +32,16 @@ bool fits(std::uint64_t asked, std::uint64_t bytes)
 
 } // namespace
 
-bool is_area(const AreaHeader &header, std::uint64_t bytes, std::span<const std::uint32_t> handles)
+bool AreaHandles::has_piece(const AreaHeader &header, std::uint64_t bytes) const
 {
-  return fits(header.size, bytes) && std::ranges::any_of(handles, [&](std::uint32_t handle) {
-           return (header.magic ^ kSegmentMagic ^ handle) < kMaxPieces;
-         });
+  return fits(header.size, bytes) &&
+         without_piece_.contains((header.magic ^ kSegmentMagic) / kMaxPieces);
 }
 
 std::vector<std::uint32_t>
-find_registered(const DsmFile &area, std::span<DsmSegment *const> segments, std::uint64_t &budget)
+find_registered(const DsmFile &area,
+                const std::unordered_map<std::uint32_t, const DsmSegment *> &segments,
+                std::uint64_t &budget)
 {
   constexpr std::size_t kStep = 256UL * 1024;
   constexpr std::size_t kAlign = 8; // of every chunk of an area
@@ -54,12 +54,12 @@ find_registered(const DsmFile &area, std::span<DsmSegment *const> segments, std:
     for (std::size_t at = 0; at + sizeof(RegistryEntry) <= got; at += kAlign) {
       std::uint32_t handle = 0;
       std::memcpy(&handle, window.data() + at + offsetof(RegistryEntry, handle), sizeof(handle));
-      const auto segment = std::ranges::find(segments, handle, &DsmSegment::handle);
+      const auto segment = segments.find(handle);
       if (segment == segments.end())
         continue;
       RegistryEntry entry;
       std::memcpy(&entry, window.data() + at, sizeof(entry));
-      if (is_name(entry.name) && fits(entry.size, (*segment)->bytes))
+      if (is_name(entry.name) && fits(entry.size, segment->second->bytes))
         found.push_back(handle);
     }
   }

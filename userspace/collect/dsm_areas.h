@@ -8,7 +8,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "collect/dsm_files.h"
@@ -24,11 +25,23 @@ struct AreaHeader {
   std::uint64_t size;
 };
 
-// `handles`: those that an area may have, 0 for one in main shared memory.
-bool is_area(const AreaHeader &header, std::uint64_t bytes, std::span<const std::uint32_t> handles);
+// The handles that areas may have, but for what the number of a piece adds to them.
+class AreaHandles {
+public:
+  void add(std::uint32_t handle) { without_piece_.insert(handle / kMaxPieces); }
+  // Is this the beginning of a segment of so many bytes that is a piece of such an area?
+  bool has_piece(const AreaHeader &header, std::uint64_t bytes) const;
 
-// Which of `segments` have an entry in this piece of an area.  `budget`: bytes that may be read.
+private:
+  static constexpr std::uint32_t kMaxPieces = 1024;    // dsa.c, DSA_MAX_SEGMENTS
+  std::unordered_set<std::uint32_t> without_piece_{0}; // areas in main shared memory have no handle
+};
+
+// Which of `segments`, by handle, have an entry in this piece of an area.  `budget`: bytes that may
+// be read.
 std::vector<std::uint32_t>
-find_registered(const DsmFile &area, std::span<DsmSegment *const> segments, std::uint64_t &budget);
+find_registered(const DsmFile &area,
+                const std::unordered_map<std::uint32_t, const DsmSegment *> &segments,
+                std::uint64_t &budget);
 
 } // namespace pgmemtrace

@@ -31,12 +31,6 @@ std::span<std::byte> bytes_of(std::uint64_t &word)
   return std::as_writable_bytes(std::span(&word, 1));
 }
 
-DsmSegment *find(DsmSnapshot &snapshot, std::uint32_t handle)
-{
-  const auto found = std::ranges::find(snapshot.segments, handle, &DsmSegment::handle);
-  return found == snapshot.segments.end() ? nullptr : &*found;
-}
-
 } // namespace
 
 DsmReader::DsmReader(ProcessIdentity postmaster, Layout layout, DsmVariables variables,
@@ -55,7 +49,9 @@ Result<DsmSnapshot> DsmReader::read(std::span<const Process> processes, bool eve
   const auto before = read_control(*postmaster);
   if (!before)
     return before.error();
+  numbers_.clear();
   for (const Item &item : before->items) {
+    numbers_.try_emplace(item.handle, snapshot.segments.size());
     DsmSegment segment{.handle = item.handle,
                        .attachments = item.refcnt - 1 - (item.pinned ? 1U : 0U),
                        .pinned = item.pinned,
@@ -73,14 +69,24 @@ Result<DsmSnapshot> DsmReader::read(std::span<const Process> processes, bool eve
   const auto after = read_control(*postmaster);
   if (!after)
     return after.error();
-  for (std::size_t i = 0; i < snapshot.segments.size(); ++i)
-    snapshot.segments[i].settled =
-        std::ranges::find(after->items, before->items[i]) != after->items.end();
+  std::unordered_map<std::uint32_t, const Item *> later;
+  for (const Item &item : after->items)
+    later.try_emplace(item.handle, &item);
+  for (std::size_t i = 0; i < snapshot.segments.size(); ++i) {
+    const auto same = later.find(before->items[i].handle);
+    snapshot.segments[i].settled = same != later.end() && *same->second == before->items[i];
+  }
   look_inside(snapshot);
   look_for_names(snapshot);
   snapshot.taken_at = Clock::now();
   snapshot.moment = std::chrono::steady_clock::now();
   return snapshot;
+}
+
+DsmSegment *DsmReader::find(DsmSnapshot &snapshot, std::uint32_t handle) const
+{
+  const auto found = numbers_.find(handle);
+  return found == numbers_.end() ? nullptr : &snapshot.segments[found->second];
 }
 
 // The small header that every server has in System V shared memory knows the handle; a crash of a
@@ -214,9 +220,9 @@ bool DsmReader::read_list(ForeignMemory &memory, std::uint64_t first, std::uint6
 // an area.
 void DsmReader::look_inside(DsmSnapshot &snapshot)
 {
-  std::vector<std::uint32_t> handles{0}; // areas in main shared memory have none
+  AreaHandles areas;
   for (const DsmSegment &segment : snapshot.segments)
-    handles.push_back(segment.handle);
+    areas.add(segment.handle);
   std::map<std::uint32_t, Known> known;
   for (DsmSegment &segment : snapshot.segments) {
     AreaHeader header{};
@@ -229,7 +235,7 @@ void DsmReader::look_inside(DsmSnapshot &snapshot)
       segment.bytes = file->bytes();
       segment.seen = file->read(0, into) == into.size();
     }
-    segment.area = segment.seen && is_area(header, segment.bytes, handles);
+    segment.area = segment.seen && areas.has_piece(header, segment.bytes);
     if (const auto before = known_.find(segment.handle); !segment.seen && before != known_.end()) {
       segment.seen = true;
       segment.bytes = before->second.bytes;
@@ -245,11 +251,13 @@ void DsmReader::look_for_names(DsmSnapshot &snapshot)
 {
   if (layout_.major < kRegistrySince)
     return;
-  std::vector<DsmSegment *> nameless;
+  std::erase_if(searches_, [this](const auto &entry) { return !numbers_.contains(entry.first); });
+  std::unordered_map<std::uint32_t, const DsmSegment *> nameless;
   for (DsmSegment &segment : snapshot.segments) {
     segment.registered = registered_.contains(segment.handle);
-    if (segment.pinned && segment.attachments <= 1 && !segment.area && !segment.registered)
-      nameless.push_back(&segment);
+    if (segment.pinned && segment.attachments <= 1 && !segment.area && !segment.registered &&
+        searches_[segment.handle]++ < limits_.searches)
+      nameless.try_emplace(segment.handle, &segment);
   }
   std::uint64_t budget = limits_.search;
   for (const DsmSegment &area : snapshot.segments) {
@@ -263,7 +271,7 @@ void DsmReader::look_for_names(DsmSnapshot &snapshot)
     for (const std::uint32_t handle : find_registered(*file, nameless, budget)) {
       registered_.insert(handle);
       find(snapshot, handle)->registered = true;
-      std::erase_if(nameless, [&](const DsmSegment *s) { return s->handle == handle; });
+      nameless.erase(handle);
     }
   }
 }

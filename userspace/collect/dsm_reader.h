@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "attach/dsm_variables.h"
@@ -30,6 +31,7 @@ struct DsmLimits {
   std::uint32_t items = 65536;        // of the control segment
   std::size_t mappings = 1024;        // of a process
   std::uint64_t search = 64ULL << 20; // bytes of areas looked through for the registry, per look
+  std::uint32_t searches = 4;         // for one segment: its name comes with it, or never
 };
 
 class DsmReader {
@@ -71,6 +73,7 @@ private:
                  const DsmMapping &mapping, DsmSnapshot &snapshot);
   void look_inside(DsmSnapshot &snapshot);
   void look_for_names(DsmSnapshot &snapshot);
+  DsmSegment *find(DsmSnapshot &snapshot, std::uint32_t handle) const;
 
   ProcessIdentity postmaster_;
   Layout layout_;
@@ -81,13 +84,16 @@ private:
   DsmLimits limits_;
   std::uint32_t control_handle_ = 0;
   std::uint64_t control_ = 0, control_end_ = 0; // addresses in the postmaster
-  std::map<std::uint32_t, Place> places_;       // of the running read()
+  // Of the running read(), by handle: where in the snapshot a segment is, and who has it.
+  std::unordered_map<std::uint32_t, std::size_t> numbers_;
+  std::map<std::uint32_t, Place> places_;
   struct Known { // while somebody had it: a segment of System V is no file
     std::uint64_t bytes;
     bool area;
   };
-  std::map<std::uint32_t, Known> known_; // by handle
-  std::set<std::uint32_t> registered_;   // found once: the registry forgets nothing
+  std::map<std::uint32_t, Known> known_;            // by handle
+  std::set<std::uint32_t> registered_;              // found once: the registry forgets nothing
+  std::map<std::uint32_t, std::uint32_t> searches_; // by handle, of those without a name
 };
 
 } // namespace pgmemtrace
