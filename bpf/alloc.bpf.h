@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * alloc.bpf.h - level alloc: every request for memory, by context and by who asked.
+ * alloc.bpf.h - level alloc: every request for memory, by context and by who asked: code, and, when
+ * recording, a statement.
  *
  * A part of pgmemtrace.bpf.c.  One program, near the entry of each method of the allocators
  * (attach/alloc_sites.h): `methods` says where its arguments are.  The return address is on top of
@@ -62,16 +63,7 @@ static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p)
  * of another field below (PostgreSQL memutils_memorychunk.h, 16 to 18). */
 #define BLOCK_OFFSET(header) ((header) >> 34 & 0x3ffffff8)
 
-/* Up to 15 a chunk says how large it is; its owner came as an argument. */
-static __always_inline bool read_old_chunk(struct pgmt_request *r,
-					   const volatile struct pgmt_method_site *site)
-{
-	return site->allocator == PGMT_SLAB ||
-	       !bpf_probe_read_user(&r->bytes, sizeof(r->bytes),
-				    (void *)(r->chunk - site->chunk_header));
-}
-
-/* From 16 on its header leads to its block, and that to its owner. */
+/* From 16 on a chunk's header leads to its block, and that to its owner, which was an argument. */
 static __always_inline bool read_new_chunk(struct pgmt_request *r,
 					   const volatile struct pgmt_method_site *site)
 {
@@ -92,10 +84,15 @@ static __always_inline bool read_new_chunk(struct pgmt_request *r,
 	return r->context;
 }
 
-static __always_inline bool read_chunk(struct pgmt_request *r,
+/* How large it is, where that is not known from the way to its owner. */
+static __always_inline bool read_bytes(struct pgmt_request *r,
 				       const volatile struct pgmt_method_site *site)
 {
-	return chunk_value_shift ? read_new_chunk(r, site) : read_old_chunk(r, site);
+	if (site->allocator == PGMT_SLAB)
+		return !bpf_probe_read_user(&r->bytes, 4,
+					    (void *)(r->context + site->chunk_size_at));
+	return chunk_value_shift || !bpf_probe_read_user(&r->bytes, sizeof(r->bytes),
+							 (void *)(r->chunk - site->chunk_header));
 }
 
 /* Is it told who holds what in it? */
@@ -161,12 +158,8 @@ static __noinline bool read_request(struct pt_regs *ctx, struct pgmt_process *p,
 	r->chunk = site->chunk_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->chunk_in);
 	r->size = site->size_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->size_in);
 	r->bytes = 0;
-	if ((r->chunk && !read_chunk(r, site)) || !read_owner(p, r, site)) {
-		lose(PGMT_LOSS_READ_CHUNK);
-		return false;
-	}
-	if (r->chunk && site->allocator == PGMT_SLAB &&
-	    bpf_probe_read_user(&r->bytes, 4, (void *)(r->context + site->chunk_size_at))) {
+	if ((r->chunk && chunk_value_shift && !read_new_chunk(r, site)) ||
+	    !read_owner(p, r, site) || (r->chunk && r->tracked && !read_bytes(r, site))) {
 		lose(PGMT_LOSS_READ_CHUNK);
 		return false;
 	}
@@ -187,6 +180,7 @@ static __noinline struct pgmt_calls *calls_of(struct pgmt_process *p)
 	r = &p->request;
 	r->call_key.tgid = p->tgid;
 	r->call_key.name = r->name;
+	r->call_key.asker = r->asker;
 	calls = bpf_map_lookup_elem(&callers, &r->call_key);
 	if (calls)
 		return calls;
@@ -221,7 +215,7 @@ int method_called(struct pt_regs *ctx)
 	const volatile struct pgmt_method_site *site = method_of(ctx);
 	struct pgmt_calls *calls;
 	struct pgmt_process *p;
-	__u64 now, caller;
+	__u64 now;
 
 	p = begin(ctx, PGMT_PROBE_ALLOC, &now);
 	if (!p)
@@ -229,14 +223,14 @@ int method_called(struct pt_regs *ctx)
 	if (p->request.pending.chunk.context)
 		find_pending(p);
 	p->request.now = now;
-	caller = caller_of(ctx, p);
-	p->request.call_key.caller = caller;
+	p->request.asker.caller = caller_of(ctx, p);
+	p->request.asker.query = by_query ? asking(p) : PGMT_QUERY_NONE;
 	if (read_request(ctx, p, site)) {
 		calls = calls_of(p);
 		if (calls)
 			count(&p->request, site, calls);
 		if (p->request.tracked)
-			track(ctx, p, site, caller);
+			track(ctx, p, site);
 	}
 	finish(p, PGMT_PROBE_ALLOC);
 	return 0;

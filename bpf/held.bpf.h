@@ -38,18 +38,18 @@ static __noinline struct pgmt_held *held_of(struct pgmt_process *p, __u64 contex
 	return bpf_map_lookup_elem(&helds, &r->key);
 }
 
-static __noinline struct pgmt_life *life_of(struct pgmt_process *p, __u64 context, __u64 caller,
+static __noinline struct pgmt_life *life_of(struct pgmt_process *p, const struct pgmt_chunk *chunk,
 					    struct pgmt_held *held)
 {
 	struct pgmt_request *r;
 	struct pgmt_life *life;
 
-	if (!p || !held)
+	if (!p || !chunk || !held)
 		return NULL;
 	r = &p->request;
 	r->life_key.tgid = p->tgid;
-	r->life_key.context = context;
-	r->life_key.caller = caller;
+	r->life_key.context = chunk->context;
+	r->life_key.asker = chunk->asker;
 	life = bpf_map_lookup_elem(&lives, &r->life_key);
 	if (life && life->generation == held->generation)
 		return life;
@@ -62,13 +62,14 @@ static __noinline struct pgmt_life *life_of(struct pgmt_process *p, __u64 contex
 	return bpf_map_lookup_elem(&lives, &r->life_key);
 }
 
-static __noinline void name_gains(struct pgmt_process *p, __u64 name, __u64 caller, __u64 bytes)
+static __noinline void name_gains(struct pgmt_process *p, __u64 name,
+				  const struct pgmt_asker *asker, __u64 bytes)
 {
 	struct pgmt_calls *calls;
 	struct pgmt_name *n;
 	__s64 beyond;
 
-	if (!p)
+	if (!p || !asker)
 		return;
 	n = name_of(p, name);
 	if (!n)
@@ -81,7 +82,7 @@ static __noinline void name_gains(struct pgmt_process *p, __u64 name, __u64 call
 	n->peak += beyond;
 	p->request.call_key.tgid = p->tgid;
 	p->request.call_key.name = name;
-	p->request.call_key.caller = caller;
+	p->request.call_key.asker = *asker;
 	calls = bpf_map_lookup_elem(&callers, &p->request.call_key);
 	if (!calls)
 		return;
@@ -102,13 +103,13 @@ static __noinline void name_returns(struct pgmt_process *p, __u64 name, __u64 by
 	n->blocks -= chunks;
 }
 
-static __always_inline void hold(struct pgmt_process *p, struct pgmt_held *held, __u64 caller,
-				 __u64 bytes)
+static __always_inline void hold(struct pgmt_process *p, struct pgmt_held *held,
+				 const struct pgmt_asker *asker, __u64 bytes)
 {
 	held->bytes += bytes;
 	held->chunks++;
 	if (record_calls)
-		name_gains(p, held->name, caller, bytes);
+		name_gains(p, held->name, asker, bytes);
 }
 
 static __always_inline void release(struct pgmt_process *p, struct pgmt_held *held, __u64 bytes)
@@ -126,7 +127,7 @@ static __noinline void live(struct pgmt_process *p, const struct pgmt_chunk *chu
 
 	if (!p || !chunk || !held)
 		return;
-	life = life_of(p, chunk->context, chunk->caller, held);
+	life = life_of(p, chunk, held);
 	if (!life)
 		return;
 	life->bytes += chunk->bytes;
@@ -142,7 +143,7 @@ static __noinline void die(struct pgmt_process *p, const struct pgmt_chunk *chun
 	if (!p || !chunk || !held)
 		return;
 	release(p, held, chunk->bytes);
-	life = life_of(p, chunk->context, chunk->caller, held);
+	life = life_of(p, chunk, held);
 	if (!life)
 		return;
 	life->bytes -= chunk->bytes;
@@ -176,7 +177,7 @@ static __noinline void keep_chunk(struct pgmt_process *p, __u64 address, struct 
 		lose(PGMT_LOSS_CHUNKS_FULL);
 		return;
 	}
-	hold(p, held, chunk->caller, chunk->bytes);
+	hold(p, held, &chunk->asker, chunk->bytes);
 	live(p, chunk, held);
 }
 
@@ -249,7 +250,7 @@ static __noinline void find_pending(struct pgmt_process *p)
 	block = read_word(pending->after ? pending->after + BLOCK_NEXT : r->context + SET_BLOCKS);
 	r->chunk = block + site->block_header + site->chunk_header;
 	if (!block || block == pending->before || read_word(block + site->owner_at) != r->context ||
-	    !read_chunk(r, site) || (pending->before && r->bytes != pending->chunk.bytes)) {
+	    (chunk_value_shift && !read_new_chunk(r, site)) || !read_bytes(r, site) || (pending->before && r->bytes != pending->chunk.bytes)) {
 		lose(PGMT_LOSS_CHUNK_UNKNOWN);
 		return;
 	}
@@ -257,13 +258,13 @@ static __noinline void find_pending(struct pgmt_process *p)
 	if (!held)
 		return;
 	r->chunk_value.context = r->context;
-	r->chunk_value.caller = pending->chunk.caller;
+	r->chunk_value.asker = pending->chunk.asker;
 	r->chunk_value.bytes = r->bytes;
 	keep_chunk(p, r->chunk, &r->chunk_value, held);
 }
 
 static __noinline void track_alloc(struct pt_regs *ctx, struct pgmt_process *p,
-				   const volatile struct pgmt_method_site *site, __u64 caller)
+				   const volatile struct pgmt_method_site *site)
 {
 	struct pgmt_request *r;
 	struct pgmt_held *held;
@@ -276,10 +277,10 @@ static __noinline void track_alloc(struct pt_regs *ctx, struct pgmt_process *p,
 	if (!held)
 		return;
 	r->chunk_value.context = r->context;
-	r->chunk_value.caller = caller;
+	r->chunk_value.asker = r->asker;
 	r->chunk_value.bytes = r->bytes;
 	if (site->allocator != PGMT_ALLOC_SET) {
-		hold(p, held, caller, r->bytes);
+		hold(p, held, &r->asker, r->bytes);
 		if (site->allocator == PGMT_BUMP) /* never freed one by one */
 			live(p, &r->chunk_value, held);
 		return;
@@ -367,11 +368,11 @@ static __noinline void track_end(struct pgmt_process *p, bool deleted)
 }
 
 static __always_inline void track(struct pt_regs *ctx, struct pgmt_process *p,
-				  const volatile struct pgmt_method_site *site, __u64 caller)
+				  const volatile struct pgmt_method_site *site)
 {
 	switch (site->method) {
 	case PGMT_METHOD_ALLOC:
-		track_alloc(ctx, p, site, caller);
+		track_alloc(ctx, p, site);
 		break;
 	case PGMT_METHOD_FREE:
 		track_free(p, site);

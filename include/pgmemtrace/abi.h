@@ -305,11 +305,17 @@ struct pgmt_passer {
 	__u64 is_method; /* of an allocator: what it calls is no request of its own */
 };
 
-/* Requests of one caller for contexts of one name, in one process. */
+/* Who asks for memory. */
+struct pgmt_asker {
+	__u64 caller; /* return address; 0: could not be read */
+	__u64 query;  /* key of the queries map, or enum pgmt_query_key */
+};
+
+/* Requests of one asker for contexts of one name, in one process. */
 struct pgmt_call_key {
 	__u64 tgid;
-	__u64 name;   /* address of the contexts' name */
-	__u64 caller; /* return address; 0: could not be read */
+	__u64 name; /* address of the contexts' name */
+	struct pgmt_asker asker;
 };
 
 struct pgmt_calls {
@@ -336,10 +342,10 @@ struct pgmt_held {
 struct pgmt_life_key {
 	__u64 tgid;
 	__u64 context;
-	__u64 caller;
+	struct pgmt_asker asker;
 };
 
-/* What one caller's chunks hold in one context. */
+/* What one asker's chunks hold in one context. */
 struct pgmt_life {
 	__u64 name;
 	__u64 generation; /* another one than the context's: it holds nothing any more */
@@ -351,7 +357,7 @@ struct pgmt_life {
 struct pgmt_chunk {
 	__u64 context;
 	__u64 generation;
-	__u64 caller;
+	struct pgmt_asker asker;
 	__u64 bytes;
 };
 
@@ -372,6 +378,7 @@ struct pgmt_request {
 	__u64 size;  /* asked for */
 	__u64 bytes; /* of the chunk that comes of it, or is freed or resized */
 	__u64 now;
+	struct pgmt_asker asker;
 	__u64 frame[2];
 	__u32 nested;  /* inside another method: no request of its own */
 	__u32 tracked; /* who holds what in its context is told */
@@ -644,12 +651,12 @@ PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
 PGMT_ASSERT_SIZE(struct pgmt_method_site, 32);
 PGMT_ASSERT_SIZE(struct pgmt_passer, 24);
-PGMT_ASSERT_SIZE(struct pgmt_call_key, 24);
+PGMT_ASSERT_SIZE(struct pgmt_call_key, 32);
 PGMT_ASSERT_SIZE(struct pgmt_calls, 104);
 PGMT_ASSERT_SIZE(struct pgmt_held, 32);
-PGMT_ASSERT_SIZE(struct pgmt_life_key, 24);
+PGMT_ASSERT_SIZE(struct pgmt_life_key, 32);
 PGMT_ASSERT_SIZE(struct pgmt_life, 32);
-PGMT_ASSERT_SIZE(struct pgmt_chunk, 32);
+PGMT_ASSERT_SIZE(struct pgmt_chunk, 40);
 PGMT_ASSERT_OFFSET(struct pgmt_process, baseline_ns, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, transaction_context, 128);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);

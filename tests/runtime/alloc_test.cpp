@@ -324,10 +324,14 @@ protected:
 
   std::string file() const { return folder_ / "recording"; }
 
-  std::unique_ptr<Daemon> record(const Session &session) const
+  std::unique_ptr<Daemon> record(const Session &session,
+                                 const std::vector<std::string> &more = {}) const
   {
-    auto daemon = start_daemon({"record", "--pid", std::to_string(session.backend_pid()), "--level",
-                                "alloc", "--duration", "5m", "-o", file()});
+    std::vector<std::string> args{"record",  "--pid", std::to_string(session.backend_pid()),
+                                  "--level", "alloc", "--duration",
+                                  "5m",      "-o",    file()};
+    args.insert(args.end(), more.begin(), more.end());
+    auto daemon = start_daemon(args);
     EXPECT_TRUE(daemon && daemon->wait_for_line(
                               [](const std::string &line) { return line.starts_with("recording"); },
                               std::chrono::seconds(30), Daemon::Stream::err));
@@ -383,6 +387,40 @@ TEST_F(AllocRecordTest, says_what_was_asked_for_and_what_is_left_of_it)
   EXPECT_EQ(churned["requests"], 512);
   EXPECT_EQ(churned["frees"], 257); // one was there before
   EXPECT_EQ(churned["live_bytes"], 256 * 8192);
+}
+
+TEST_F(AllocRecordTest, statements_are_told_apart)
+{
+  auto session = connect();
+  session.exec("SELECT ask(1, 10, true), churn(1, 10)");
+  auto daemon = record(session, {"--by-query"});
+  for (int i = 0; i < 5; ++i) // values differ, the statement is one
+    session.exec("SELECT ask(10, " + std::to_string(100 + i) + ", true)");
+  session.exec("SELECT 1, ask(3, 1000, true)");
+  session.exec("DO $$ BEGIN PERFORM ask(7, 50, true); PERFORM ask(7, 50, true); END $$");
+  EXPECT_EQ(daemon->stop(), 0);
+
+  const auto json = nlohmann::json::parse(
+      report({"--format", "json", "--by-query", "--context", "TopMemoryContext"}));
+  EXPECT_TRUE(json["lost"].empty()) << json["lost"];
+  struct Asked {
+    long long requests, asked, live;
+    bool operator==(const Asked &) const = default;
+  };
+  // What a statement's own function asked for.
+  const auto asked_by = [&](const std::string &statement) {
+    Asked sum{};
+    for (const auto &one : json["allocations"])
+      if (one["query"].get<std::string>().starts_with(statement) &&
+          one["stack"][0]["function"] == "ask")
+        sum = {sum.requests + one["requests"].get<long long>(),
+               sum.asked + one["asked_bytes"].get<long long>(),
+               sum.live + one["live_bytes"].get<long long>()};
+    return sum;
+  };
+  EXPECT_EQ(asked_by("SELECT ask("), (Asked{50, 10 * (100 + 101 + 102 + 103 + 104), 50 * 128}));
+  EXPECT_EQ(asked_by("SELECT ?, ask("), (Asked{3, 3000, 3 * 1024})) << json["queries"];
+  EXPECT_EQ(asked_by("DO "), (Asked{14, 14 * 50, 14 * 64}));
 }
 
 TEST_F(AllocRecordTest, what_is_live_is_what_the_server_says)

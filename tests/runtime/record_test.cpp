@@ -206,7 +206,6 @@ TEST_F(RecordTest, refuses_what_it_cannot_do)
   const auto pid = std::to_string(cluster().postmaster_pid());
   const Refused cases[] = {
       {{"record", "--pid", pid, "--level", "statement", "-o", file()}, 2},
-      {{"record", "--pid", pid, "--level", "alloc", "--by-query", "-o", file()}, 2},
       {{"record", "--pid", "all", "--level", "malloc", "-o", file()}, 2},
       {{"record", "--pid", pid, "--duration", "soon", "-o", file()}, 2},
       {{"record", "--pid", pid, "-o", "/nonexistent/folder/file"}, 3},

@@ -60,8 +60,6 @@ Result<Parsed> parse(const RecordOptions &options)
   if (heap && parsed.selection.all)
     return Error{"--level malloc --pid all: it is for chosen processes", 0,
                  "each call of malloc costs several microseconds: --pid PID[,PID...] or --pgdata"};
-  if (level == Level::alloc && options.by_query)
-    return Error{"--by-query: level alloc counts by caller alone", 0, "--level block or malloc"};
   const auto duration = duration_of("--duration", options.duration);
   if (!duration)
     return duration.error();

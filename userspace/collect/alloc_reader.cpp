@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "collect/bpf_hash.h"
 
@@ -53,18 +54,20 @@ std::vector<AllocCalls> AllocReader::calls(pid_t pid)
   if (found == processes_.end())
     return all;
   const Process &process = found->second;
-  std::map<std::pair<std::uint64_t, std::uint64_t>, Live> live; // by name and caller
+  using Asker = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>; // name, caller, query
+  std::map<Asker, Live> live;
   for (const auto &[key, life] : process.lives)
     if (is_current(process.helds, key.context, life.generation)) {
-      auto &sum = live[{life.name, key.caller}];
+      auto &sum = live[{life.name, key.asker.caller, key.asker.query}];
       sum.bytes += life.bytes;
       sum.chunks += life.chunks;
     }
   all.reserve(process.calls.size());
   for (const auto &[key, calls] : process.calls) {
-    const auto &left = live[{key.name, key.caller}];
+    const auto &left = live[{key.name, key.asker.caller, key.asker.query}];
     all.push_back({.name = name(pid, key.name),
-                   .caller = key.caller,
+                   .caller = key.asker.caller,
+                   .query = key.asker.query,
                    .allocs = calls.count[PGMT_METHOD_ALLOC],
                    .frees = calls.count[PGMT_METHOD_FREE],
                    .reallocs = calls.count[PGMT_METHOD_REALLOC],

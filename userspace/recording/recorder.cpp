@@ -450,7 +450,7 @@ void Recorder::take_requests(pid_t pid, Recording::Process &into)
   for (const auto &calls : allocs_.calls(pid))
     add(context_named(into, calls.name),
         {.stack = stack_of(pid, calls.caller, true),
-         .query = std::nullopt,
+         .query = query_index(calls.query),
          .bytes = calls.taken,
          .blocks = calls.allocs + calls.reallocs,
          .raised = calls.raised,

@@ -122,8 +122,9 @@ struct BlockGrowth {
 // at this level.
 struct AllocCalls {
   std::string name;
-  std::uint64_t caller =
-      0; // where the call returns to; tells the process's callers apart; 0: unknown
+  // Where the call returns to; tells the process's callers apart; 0: unknown.
+  std::uint64_t caller = 0;
+  std::uint64_t query = 0; // when recording by statement: key of its text; 0: none
   std::uint64_t allocs = 0, frees = 0, reallocs = 0, resets = 0, deletes = 0;
   std::uint64_t asked = 0;   // bytes, by allocs
   std::uint64_t reasked = 0; // ... and by reallocs: the new sizes
