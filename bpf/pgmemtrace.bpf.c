@@ -527,7 +527,7 @@ static __always_inline __u64 argument(struct pt_regs *ctx, __u32 probe, __u32 i)
 	return value;
 #else
 	(void)probe;
-	return i ? PT_REGS_PARM2(ctx) : PT_REGS_PARM1(ctx);
+	return i == 2 ? PT_REGS_PARM3(ctx) : i ? PT_REGS_PARM2(ctx) : PT_REGS_PARM1(ctx);
 #endif
 }
 
@@ -890,7 +890,7 @@ static __always_inline void fill_header(struct pgmt_event_header *e, struct pgmt
 	e->slot = p->slot;
 }
 
-/* What both kinds of event say of the statement. */
+/* What all of these events say of the statement. */
 #define COPY_STATEMENT(e, p, with_text)                                                            \
 	do {                                                                                       \
 		(e)->query_id = 0;                                                                 \
@@ -1167,6 +1167,7 @@ int process_exit(struct pt_regs *ctx)
 	return 0;
 }
 
+#include "dsm.bpf.h"
 #include "stack.bpf.h"
 #include "block.bpf.h"
 #include "malloc.bpf.h"

@@ -9,7 +9,7 @@
 # majors that neither has are named and skipped, none at all is a failure.  With CI in the
 # environment so is a major that suites.sh knows and has not made.
 #
-# The private structs of aset.c, generation.c, slab.c, bump.c and dynahash.c are in no header:
+# The private structs of aset.c, generation.c, slab.c, bump.c, dynahash.c and dsm.c are in no header:
 # tests/unit/attach_layout_test.cpp compares those with the servers' debug information.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -32,7 +32,9 @@ catcache id cc_nbuckets cc_bucket cc_ntup cc_nkeys cc_relname cc_reloid cc_index
 catctup ct_magic hash_value cache_elem refcount dead negative tuple c_list my_cache
 catclist cl_magic hash_value cache_elem refcount dead ordered nkeys n_members my_cache
 CachedPlanSource magic gplan is_oneshot is_complete is_saved is_valid generation node
-PgBackendStatus st_activity_start_timestamp st_activity_raw'
+PgBackendStatus st_activity_start_timestamp st_activity_raw
+PGShmemHeader magic creatorPID totalsize freeoffset dsm_control
+Session segment'
 
 fields_since_14='
 PgBackendStatus st_query_id'
@@ -115,12 +117,14 @@ for layout in "$root"/bpf/layouts/pg*.h; do
   [ "$major" -lt 16 ] || wanted=$wanted$fields_since_16
   program "#include \"$layout\"" "$wanted" >"$work/ours.c"
   includes='#include "postgres.h"
+#include "access/session.h"
 #include "executor/execdesc.h"
 #include "lib/ilist.h"
 #include "libpq/libpq-be.h"
 #include "nodes/memnodes.h"
 #include "nodes/plannodes.h"
 #include "postmaster/bgworker.h"
+#include "storage/pg_shmem.h"
 #include "utils/catcache.h"
 #include "utils/plancache.h"
 '"$status_header"'

@@ -1,10 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause
-# regress.sh - the extension's SQL tests on one major of PostgreSQL: builds sql/, installs it into a
-# copy of that PostgreSQL, and runs pg_regress there with a server of its own.
-#
-# PostgreSQL finds its files from where its programs lie, so a copy under /tmp is an installation
-# that nobody else uses, and the one it was taken from stays as it is.
+# regress.sh - the extension's SQL tests on one major of PostgreSQL: pg_regress with a server of its
+# own, on a copy of that PostgreSQL that has the extension (copy_postgres.sh).
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -64,34 +61,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 chmod 755 "$folder$work"
-mkdir -p "$folder$work"/{lib,share}/postgresql
-cp -a "$folder/usr/lib/postgresql/$major" "$folder$work/lib/postgresql/"
-cp -a "$folder/usr/share/postgresql/$major" "$folder$work/share/postgresql/"
-ln -s "$folder/usr/include" "$folder$work/include"
-cp -a "$root/sql" "$folder$work/"
-chown -R --no-dereference --reference="$root" "$folder$work/sql"
-
-# The copy's pg_config, as seen from here.  Debian's of 13 says /usr from wherever it runs.
-cat >"$folder$work/pg_config" <<END
-#!/bin/sh
-chroot "${folder:-/}" "$bin/pg_config" "\$@" | sed "s#^/usr/#$work/#; s#^/#$folder/#"
-END
-chmod 755 "$folder$work/pg_config"
-for directory in --pkglibdir --sharedir; do
-  case $("$folder$work/pg_config" $directory) in
-  "$folder$work"/*) ;;
-  *) die "pg_config $directory leads out of $folder$work" ;;
-  esac
-done
-# Without a warning that only younger compilers know, and with what a younger C library declares.
-echo 'extern __SIZE_TYPE__ strlcpy(char *, const char *, __SIZE_TYPE__);' >"$folder$work/younger.h"
-cflags="$("$folder$work/pg_config" --cflags | sed 's/-Wmissing-variable-declarations//') -Werror"
-if [[ $folder ]]; then cflags+=" -include $folder$work/younger.h"; fi
-pgxs=(make -s -j2 PG_CONFIG="$folder$work/pg_config" with_llvm=no CFLAGS="$cflags")
-for part in sql sql/test/module; do
-  "${pgxs[@]}" -C "$folder$work/$part" clean >/dev/null # what somebody built in the checkout
-  "${pgxs[@]}" -C "$folder$work/$part" install >/dev/null
-done
+"$root/scripts/copy_postgres.sh" "$folder" "$major" "$work"
 # The kernel counts in bytes of the file alone (sql/marker.c).
 read -r _ _ _ _ _ _ section _ < <(readelf --dyn-syms --wide "$folder$work/sql/pgmemtrace.so" | grep -w pgmemtrace_watchers)
 readelf --section-headers --wide "$folder$work/sql/pgmemtrace.so" | grep -qE "\[ *$section\] .* PROGBITS .* WA " ||
@@ -100,7 +70,7 @@ readelf --section-headers --wide "$folder$work/sql/pgmemtrace.so" | grep -qE "\[
 frames=$(objdump -d --no-show-raw-insn "$folder$work/sql/statements.o" |
   awk '/<(executor_start|process_utility)>:/ { hook = 1 } /^$/ { hook = 0 } hook && /call/ && !/<remember/')
 if [[ $frames ]]; then die "the hooks of sql/statements.c have frames of their own: $frames"; fi
-read -ra arguments < <("${pgxs[@]}" -C "$folder$work/sql" print-regress)
+read -ra arguments < <(make -s PG_CONFIG="$folder$work/pg_config" -C "$folder$work/sql" print-regress)
 
 # In the folder pids and users are its own: by name, and looked up in there.
 chroot "${folder:-/}" chown -R postgres "$work/sql"

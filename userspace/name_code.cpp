@@ -7,15 +7,18 @@ void name_code(std::span<Violation> violations, const BlockReader &blocks,
                const ServerList &servers, Symbolizer &symbols)
 {
   for (Violation &violation : violations) {
-    if (violation.state == ViolationState::cleared ||
-        (violation.stack_id == 0 && violation.caller == 0))
+    if (violation.state == ViolationState::cleared)
       continue;
     const auto &process = violation.process;
-    const Symbolizer::Target target{process.id, servers.postmaster(process.postmaster)};
-    violation.stack =
-        violation.caller
-            ? symbols.frames(target, violation.caller, Symbolizer::Kind::return_address)
-            : symbols.frames(target, blocks.stack(process.id.pid, violation.stack_id));
+    Symbolizer::Target target{process.id, servers.postmaster(process.postmaster)};
+    if (const auto *origin = origin_of(violation)) {
+      target.process = origin->process;
+      violation.stack = symbols.frames(target, origin->stack);
+    } else if (violation.caller != 0) {
+      violation.stack = symbols.frames(target, violation.caller, Symbolizer::Kind::return_address);
+    } else if (violation.stack_id != 0) {
+      violation.stack = symbols.frames(target, blocks.stack(process.id.pid, violation.stack_id));
+    }
     violation.module = module_of(violation.stack);
   }
 }

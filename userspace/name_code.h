@@ -14,8 +14,8 @@
 
 namespace pgmemtrace {
 
-// Fills in `stack` and `module` where `caller` or `stack_id` is known, while the process can be
-// asked.
+// Fills in `stack` and `module` where the code is known, by `caller` or `stack_id`, or a segment's
+// origin, while the process can be asked.
 void name_code(std::span<Violation> violations, const BlockReader &blocks,
                const ServerList &servers, Symbolizer &symbols);
 

@@ -107,6 +107,8 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
     return started.error();
   const auto now = std::chrono::steady_clock::now();
   pipeline->apply(pipeline->servers_.everybody(), now);
+  if (pipeline->extension_)
+    pipeline->extension_->follow(pipeline->servers_, {});
   pipeline->followed_ = now;
   return pipeline;
 }
@@ -115,10 +117,13 @@ Pipeline::Pipeline(ServerList servers, RuleSet rules, std::vector<std::unique_pt
                    Options options)
     : options_(std::move(options)), servers_(std::move(servers)), maps_(maps_for(options_)),
       attachments_(maps_, options_.attachments), blocks_(maps_, name_at), allocs_(maps_, name_at),
+      dsm_([this](const Error &error) { options_.warn(error); }),
       symbols_({.proc = Proc(), .modules = {}, .debug_files = {}}),
       escalation_(options_.escalation), schedule_(options_.schedule), rules_(std::move(rules)),
-      sinks_(std::move(sinks))
+      sinks_(std::move(sinks)), extension_(options_.extension)
 {
+  if (extension_)
+    events_.add(extension_->poll_fd());
 }
 
 Pipeline::~Pipeline() = default;
@@ -127,16 +132,20 @@ void Pipeline::step()
 {
   const auto now = std::chrono::steady_clock::now();
 
-  follow_servers(now); // attach: who came, who went
+  if (extension_ && extension_->receive(servers_))
+    follow_after_ = now; // somebody asks whom we have not met
+  follow_servers(now);   // attach: who came, who went
   if (reader_)
     reader_->drain(); // collect: what the kernel half saw ...
   if (copies_)
     copies_->drain();
   notice_activity(now);
   read_counts(now);
+  serve_extension(now);              // who asks, waits
   const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
+  const bool looked = look_at_dsm(now);
   dirty_ |= swept;
-  news_ |= swept;
+  news_ |= swept || looked;
   govern(now); // what our probes cost, and whether that is allowed
 
   const auto pause = std::min<Duration>(kWriteAtMostEvery, options_.schedule.interval);
@@ -165,8 +174,6 @@ void Pipeline::write(const Snapshot &snapshot, std::span<const Violation> change
       options_.warn(written.error()); // one broken sink never stops the rest
 }
 
-int Pipeline::poll_fd() const { return reader_ ? reader_->poll_fd() : -1; }
-
 std::chrono::milliseconds Pipeline::idle_time() const { return working_ ? kTick : kIdleTick; }
 
 // ---- attach -----------------------------------------------------------------
@@ -187,6 +194,8 @@ void Pipeline::follow_servers(Time now)
   for (const auto &refused : changes.refused)
     options_.warn(refused);
   apply(changes, now);
+  if (extension_)
+    extension_->follow(servers_, changes);
 }
 
 void Pipeline::apply(const ServerList::Changes &changes, Time now)
@@ -194,10 +203,12 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
   if (!reader_ && maps_.created()) {
     auto reader = KernelReader::create(
         maps_, name_at, [this](const pgmt_process &process) { return server_of(process); });
-    if (reader)
+    if (reader) {
       reader_ = std::move(*reader);
-    else
+      events_.add(reader_->poll_fd());
+    } else {
       options_.warn(reader.error());
+    }
     auto copies = StackCopies::create(maps_, symbols_, [this](pid_t pid) {
       const auto *process = servers_.find_process(pid);
       return process ? Symbolizer::Target{process->identity.id,
@@ -218,7 +229,8 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       watched_.erase(found);
     }
     schedule_.remove(gone);
-    symbols_.forget(gone);
+    if (!dsm_.made_by(gone))
+      symbols_.forget(gone);
     escalation_.forget(gone);
   }
   for (const pid_t postmaster : changes.servers_vanished)
@@ -319,6 +331,33 @@ void Pipeline::read_counts(Time now)
   }
 }
 
+// Who made it may be gone before anybody asks: where its code lies is looked up at once.
+void Pipeline::note_dsm_made(KernelReader::DsmMade &made)
+{
+  const auto stat = Proc().stat(made.pid);
+  made.origin.process = {made.pid, stat ? stat->start : 0};
+  for (const auto address : made.origin.stack)
+    symbols_.locate({made.origin.process, servers_.postmaster(made.postmaster)}, address,
+                    Symbolizer::Kind::return_address);
+  dsm_.made(made.postmaster, made.handle, std::move(made.origin));
+}
+
+// Once per interval, and nothing in between: it only matters what stays.
+bool Pipeline::look_at_dsm(Time now)
+{
+  if (reader_)
+    for (auto &made : reader_->take_dsm_made())
+      note_dsm_made(made);
+  if (looked_at_dsm_ != Time{} && now - looked_at_dsm_ < options_.schedule.interval)
+    return false;
+  looked_at_dsm_ = now;
+  dsm_.look(servers_, [this](pid_t pid) -> std::uint64_t {
+    const auto *slot = reader_ ? reader_->slot(pid) : nullptr;
+    return slot ? slot->requests : 0;
+  });
+  return true;
+}
+
 bool Pipeline::sweep_due(Time now)
 {
   const auto began = thread_cpu();
@@ -336,17 +375,19 @@ bool Pipeline::sweep_due(Time now)
   return any;
 }
 
-void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
+bool Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now,
+                     std::optional<Pass> pass)
 {
   const auto began = thread_cpu();
   const bool first = !watched.last;
-  const bool exact = first || now >= watched.exact_after;
-  auto tree = watched.sweeper.sweep(first ? Pass::exact : exact ? Pass::changed : Pass::header);
+  const bool exact = first || pass || now >= watched.exact_after;
+  auto tree = watched.sweeper.sweep(first ? Pass::exact
+                                          : pass.value_or(exact ? Pass::changed : Pass::header));
 
   if (!tree) {
     // Gone, or not a context tree yet: the next look at /proc tells.
     schedule_.swept(process.identity.id, now, thread_cpu() - began, SweepSchedule::Found::the_same);
-    return;
+    return false;
   }
   auto snapshot = std::make_shared<ProcessSnapshot>();
   snapshot->process = process.identity;
@@ -367,6 +408,8 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
     snapshot->block_growth = blocks_.growth(pid);
     snapshot->alloc_calls = allocs_.holders(pid);
   }
+  if (extension_)
+    extension_->saw(*snapshot);
 
   const auto found = first ? SweepSchedule::Found::a_change : compare(*watched.last, *snapshot);
   watched.last = std::move(snapshot);
@@ -378,6 +421,35 @@ void Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now)
   // Exact passes have a share of their own: the schedule plans with what the usual one costs.
   schedule_.swept(process.identity.id, now,
                   exact && watched.header_cost.count() ? watched.header_cost : cost, found);
+  return true;
+}
+
+// ---- extension ----
+
+void Pipeline::serve_extension(Time now)
+{
+  if (extension_)
+    extension_->serve(servers_, {.look = [&](const ProcessId &id) { return look(id, now); },
+                                 .name_code =
+                                     [&](std::span<Violation> violations) {
+                                       name_code(violations, blocks_, servers_, symbols_);
+                                     }});
+}
+
+Extension::View Pipeline::look(const ProcessId &id, Time now)
+{
+  const auto *process = servers_.find_process(id.pid);
+  const auto watched = watched_.find(id);
+  if (!process || watched == watched_.end())
+    return {};
+  if (reader_)
+    reader_->drain(); // what it did until it asked
+  blocks_.refresh();
+  allocs_.refresh();
+  const bool read = sweep(*process, watched->second, now, Pass::exact);
+  dirty_ |= read;
+  news_ |= read;
+  return {.snapshot = watched->second.last, .now = read};
 }
 
 // ---- escalate ----
@@ -492,6 +564,7 @@ Snapshot Pipeline::assemble() const
     }
     if (const auto of_server = totals.find(postmaster); of_server != totals.end())
       status.probe_hits = by_name(of_server->second.hits);
+    status.dsm = dsm_.last(postmaster);
     snapshot.servers.push_back(std::move(status));
   }
   for (const auto &[id, watched] : watched_)
@@ -517,6 +590,8 @@ Health Pipeline::health() const
     for (const auto &attachment : attachments_.all())
       sites += attachment->probes.attached_sites(probe);
   }
+  if (extension_)
+    extension_->report(health);
   if (!reader_)
     return health;
 
@@ -529,7 +604,8 @@ Health Pipeline::health() const
   health.program_run_seconds = by_name(totals.run_seconds);
   health.program_run_seconds["walk"] = totals.walk_seconds;
   auto losses = maps_.losses();
-  health.events_lost = std::move(losses.unrecorded);
+  health.events_lost.merge(losses.unrecorded);
+  health.events_lost["dsm_origin"] += dsm_.forgotten();
   if (copies_)
     health.events_lost.merge(copies_->losses());
   health.read_errors.merge(losses.unreadable);

@@ -20,16 +20,19 @@
 #include "attach/servers.h"
 #include "collect/alloc_reader.h"
 #include "collect/block_reader.h"
+#include "collect/dsm_watch.h"
 #include "collect/kernel_reader.h"
 #include "collect/process_reader.h"
 #include "collect/sweep.h"
 #include "collect/sweep_schedule.h"
 #include "escalation.h"
+#include "extension/extension.h"
 #include "rules/rule_set.h"
 #include "sinks/sink.h"
 #include "snapshot/snapshot.h"
 #include "stack_copies.h"
 #include "symbols/symbolizer.h"
+#include "util/poll_set.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -43,6 +46,7 @@ public:
     SweepLimits sweep_limits;
     Calibration calibration;
     Escalation::Options escalation;
+    std::shared_ptr<Extension> extension;    // null: servers are not asked whether they have it
     std::function<void(const Error &)> warn; // what does not end the run
   };
 
@@ -57,7 +61,7 @@ public:
 
   // How long to wait before the next step() unless poll_fd() becomes readable.
   std::chrono::milliseconds idle_time() const;
-  int poll_fd() const;                 // -1 at level sweep
+  int poll_fd() const { return events_.fd(); }
   static bool over() { return false; } // it never ends by itself
 
 private:
@@ -89,8 +93,14 @@ private:
   void notice_activity(Time now);
   bool probed(const Watched &watched) const;
   bool sweep_due(Time now);
-  void sweep(const ServerProcess &process, Watched &watched, Time now);
+  // nullopt: as deep as is due.  False: it could not be read.
+  bool sweep(const ServerProcess &process, Watched &watched, Time now,
+             std::optional<Pass> pass = std::nullopt);
   void read_counts(Time now);
+  void serve_extension(Time now);
+  Extension::View look(const ProcessId &id, Time now);
+  void note_dsm_made(KernelReader::DsmMade &made);
+  bool look_at_dsm(Time now);
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;
@@ -106,19 +116,22 @@ private:
   std::unique_ptr<KernelReader> reader_; // null at level sweep
   BlockReader blocks_;
   AllocReader allocs_;
+  DsmWatch dsm_;
   Symbolizer symbols_;
   std::unique_ptr<StackCopies> copies_; // null at level sweep
   Escalation escalation_;
   SweepSchedule schedule_;
   RuleSet rules_;
   std::vector<std::unique_ptr<Sink>> sinks_;
+  std::shared_ptr<Extension> extension_;
+  PollSet events_; // what has to wake us
 
   std::map<ProcessId, Watched> watched_;
   SweepStats sweep_stats_; // of processes that are gone
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
   Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{},
-      read_counts_after_{};
+      read_counts_after_{}, looked_at_dsm_{};
   std::uint64_t counted_hits_ = 0; // when counts were last read
   bool newcomers_ = false;         // the kernel half saw processes that we do not know yet
   bool dirty_ = false;             // something was swept since the last write

@@ -7,7 +7,8 @@
  * headers by scripts/check-layouts.sh.  Source: src/include/nodes/memnodes.h,
  * src/backend/utils/mmgr/{aset,generation,slab}.c, executor/execdesc.h, nodes/plannodes.h,
  * libpq/libpq-be.h, postmaster/bgworker.h, pgstat.h,
- * utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c of REL_13.
+ * utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c, storage/pg_shmem.h,
+ * access/session.h, src/backend/storage/ipc/dsm.c of REL_13.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
  */
@@ -267,6 +268,51 @@ struct HTAB {
 	char unread2[31];
 };
 
+/* storage/pg_shmem.h */
+
+struct PGShmemHeader {
+	int magic;
+	int creatorPID;
+	Size totalsize;
+	Size freeoffset;
+	unsigned int dsm_control;
+	char unread1[28];
+};
+
+/* access/session.h */
+
+struct Session {
+	struct dsm_segment *segment;
+	char unread1[32];
+};
+
+/* dsm.c */
+
+struct dsm_segment {
+	struct dlist_node node;
+	void *resowner; /* NULL: the mapping is pinned */
+	unsigned int handle;
+	unsigned int control_slot;
+	void *impl_private;
+	void *mapped_address;
+	Size mapped_size;
+	char unread1[8];
+};
+
+struct dsm_control_item {
+	unsigned int handle;
+	unsigned int refcnt; /* 2+: active, 1: about to go, 0: free */
+	void *impl_private_pm_handle;
+	_Bool pinned;
+};
+
+struct dsm_control_header {
+	unsigned int magic;
+	unsigned int nitems;
+	unsigned int maxitems;
+	struct dsm_control_item item[];
+};
+
 /* One variable each, so that the compiler keeps the type in the BTF. */
 struct AllocSetContext pgmt_keep_aset;
 struct AllocBlockData pgmt_keep_aset_block;
@@ -288,5 +334,10 @@ struct catclist pgmt_keep_catclist;
 struct CachedPlanSource pgmt_keep_plan_source;
 struct HTAB pgmt_keep_htab;
 struct HASHHDR pgmt_keep_hash_header;
+struct PGShmemHeader pgmt_keep_shmem_header;
+struct Session pgmt_keep_session;
+struct dsm_segment pgmt_keep_dsm_segment;
+struct dsm_control_header pgmt_keep_dsm_control_header;
+struct dsm_control_item pgmt_keep_dsm_control_item;
 
 #endif /* PGMEMTRACE_LAYOUTS_PG13_H */

@@ -35,13 +35,14 @@ enum pgmt_probe {
 	PGMT_PROBE_SETTLE,  /* ReadyForQuery */
 	PGMT_PROBE_XACT,    /* AtEOXact_Snapshot; by pid, only processes that never settle */
 	PGMT_PROBE_EXIT,    /* proc_exit */
+	PGMT_PROBE_DSM,	    /* dsm_impl_op: a segment of dynamic shared memory is made */
 	PGMT_PROBE_BLOCK,   /* calls of malloc, realloc and free in the allocators: pgmt_site */
 	PGMT_PROBE_ALLOC,   /* methods of the allocators: pgmt_method_site */
 	PGMT_PROBES,
 };
 
 /* How many of its arguments a probed function is read for. */
-#define PGMT_PROBE_ARGUMENTS 2
+#define PGMT_PROBE_ARGUMENTS 3
 
 /*
  * The root contexts that the O(1) check compares: those that nothing empties.  MessageContext is
@@ -559,6 +560,7 @@ enum pgmt_event_type {
 	PGMT_EVENT_GROWTH = 2,	/* Top or Cache grew across a request: struct pgmt_growth_event */
 	PGMT_EVENT_PEAK = 3,	/* a statement held much at its end: struct pgmt_peak_event */
 	PGMT_EVENT_EXIT = 4,	/* proc_exit was reached: header only */
+	PGMT_EVENT_DSM = 5, /* a segment of dynamic shared memory is made: struct pgmt_dsm_event */
 };
 
 struct pgmt_event_header {
@@ -593,6 +595,34 @@ struct pgmt_peak_event {
 	char query[PGMT_QUERY_LEN];
 };
 
+/* A session called pgmemtrace_request() of the extension: docs/extension_protocol.md. */
+struct pgmt_request_event {
+	__u64 id;
+	__u64 json; /* its address there */
+	__u32 tgid;
+	__u32 kind;   /* enum pgmt_request_kind */
+	__u32 length; /* of the JSON */
+	__u32 unused;
+};
+
+enum pgmt_request_kind {
+	PGMT_REQUEST_BEGIN_WINDOW = 1,
+	PGMT_REQUEST_END_WINDOW = 2,
+	PGMT_REQUEST_CONTEXTS = 3,
+};
+
+struct pgmt_dsm_event {
+	struct pgmt_event_header header;
+	__u64 size;   /* bytes */
+	__u32 handle; /* even: those inside main shared memory are not seen */
+	__u32 unused;
+	__u64 query_id;
+	__s32 stmt_location;
+	__s32 stmt_len;
+	__u64 stack[PGMT_STACK_FRAMES]; /* innermost first; 0: the end */
+	char query[PGMT_QUERY_LEN];
+};
+
 #ifdef __cplusplus
 #define PGMT_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #define PGMT_ASSERT_OFFSET(type, field, bytes)                                                     \
@@ -618,6 +648,7 @@ PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
 PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 104 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
+PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
 PGMT_ASSERT_SIZE(struct pgmt_method_site, 32);
 PGMT_ASSERT_SIZE(struct pgmt_passer, 24);
 PGMT_ASSERT_SIZE(struct pgmt_call_key, 32);
@@ -630,5 +661,6 @@ PGMT_ASSERT_OFFSET(struct pgmt_process, baseline_ns, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, transaction_context, 128);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);
+PGMT_ASSERT_SIZE(struct pgmt_dsm_event, 56 + 8 * PGMT_STACK_FRAMES + PGMT_QUERY_LEN);
 
 #endif /* PGMEMTRACE_ABI_H */

@@ -137,7 +137,7 @@ TEST_F(AllMajorsTest, doctor_has_a_plan_for_each)
     ASSERT_TRUE(found.is_object()) << name;
     EXPECT_EQ(found["instance"], name);
     EXPECT_EQ(found["major"], server.cluster->major().number);
-    EXPECT_EQ(plans[found["build_id"].get<std::string>()], 6) << name;
+    EXPECT_EQ(plans[found["build_id"].get<std::string>()], 7) << name;
   }
 }
 

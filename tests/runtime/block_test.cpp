@@ -466,13 +466,13 @@ TEST_F(BlockRunTest, keeps_the_level_whatever_it_costs_until_its_time_is_up)
 
 TEST_F(BlockRunTest, leaves_no_probe_behind)
 {
-  const auto before = probe_links();
   auto session = cluster().connect();
   auto daemon = run({"--level", "block"});
   ASSERT_TRUE(daemon);
-  EXPECT_FALSE(new_probes(before).empty());
+  const auto links = probe_links(daemon->pid());
+  EXPECT_FALSE(links.empty());
   daemon->kill9();
-  EXPECT_TRUE(eventually([&] { return new_probes(before).empty(); }));
+  EXPECT_TRUE(eventually([&] { return living(links).empty(); }));
   EXPECT_EQ(session.value("SELECT 41 + 1"), "42");
 }
 

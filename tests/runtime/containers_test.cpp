@@ -340,7 +340,6 @@ TEST_F(ContainersTest, an_upgrade_is_followed_and_the_others_are_counted_through
 
 TEST_F(ContainersTest, servers_that_come_and_go_leave_nothing_behind)
 {
-  const auto links = probe_links();
   auto server = Contained::start({.hostname = "alpha"});
   ASSERT_TRUE(server);
   const auto inside =
@@ -355,7 +354,7 @@ TEST_F(ContainersTest, servers_that_come_and_go_leave_nothing_behind)
     expect_hits(*daemon, server.label("alpha"), "start", 5);
     session.close();
     server.server->stop();
-    EXPECT_TRUE(eventually([&] { return new_probes(links).empty(); }));
+    EXPECT_TRUE(eventually([&] { return probe_links(daemon->pid()).empty(); }));
     const auto is_left = [&] {
       for (const auto &line : series(*daemon))
         if (line.find(server.label("alpha")) != std::string::npos)

@@ -207,7 +207,9 @@ TEST_F(FaultsTest, a_crash_restart_frees_every_slot_and_goes_on_counting)
   EXPECT_FALSE(sessions.front().finish());
   ASSERT_TRUE(eventually([&] { return bool(Session::connect(cluster().conninfo())); }));
   EXPECT_EQ(cluster().postmaster_pid(), postmaster);
-  EXPECT_TRUE(eventually([&] { return slots_used() <= 1; })) << slots_used();
+  // Who made a segment anew has one: the postmaster, for its control segment, and of its lasting
+  // processes the one that the statistics needed another for.
+  EXPECT_TRUE(eventually([&] { return slots_used() <= 2; })) << slots_used();
   const double before = hits("start");
   EXPECT_GE(before, 21);
   cluster().connect().exec("SELECT 1");

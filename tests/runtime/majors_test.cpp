@@ -204,7 +204,7 @@ TEST_F(MajorsTest, doctor_places_every_probe_on_an_emulated_instruction)
     EXPECT_EQ(probe["callers"] > 0, boundary) << probe;
     ++(block ? blocks : method ? methods : boundaries);
   }
-  EXPECT_EQ(boundaries, 6);
+  EXPECT_EQ(boundaries, 7);
   EXPECT_GT(blocks, 0);
   EXPECT_GE(methods, 14);
   EXPECT_EQ(refused, cluster().major().number == 18 ? 1 : 0); // Debian's SlabFree

@@ -166,10 +166,13 @@ TEST_F(MallocTest, sessions_that_come_while_a_server_is_recorded)
   auto daemon = record(cluster().postmaster_pid(), {"--level", "malloc"});
   std::vector<Session> sessions;
   for (int i = 0; i < 2; ++i) {
-    const auto before = probe_links(library);
+    const auto before = probe_links(daemon->pid(), library);
     sessions.push_back(cluster().connect());
     // What it takes before its probes, at entries and returns, are there is not seen.
-    EXPECT_TRUE(eventually([&] { return new_probes(before, library).size() >= 4; }));
+    EXPECT_TRUE(eventually([&] {
+      return std::ranges::count_if(probe_links(daemon->pid(), library),
+                                   [&](unsigned link) { return !before.contains(link); }) >= 4;
+    }));
     hold(sessions.back(), "malloc", 10);
   }
   EXPECT_EQ(daemon->stop(), 0);
@@ -342,12 +345,12 @@ TEST_F(MallocTest, leaves_no_probe_behind)
 {
   auto session = session_with_module();
   const auto library = library_of(session.backend_pid());
-  const auto before = probe_links(library);
   auto daemon = record(session.backend_pid(), {"--level", "malloc"});
-  EXPECT_FALSE(new_probes(before, library).empty());
+  const auto links = probe_links(daemon->pid(), library);
+  EXPECT_FALSE(links.empty());
   hold(session, "malloc", 100);
   EXPECT_EQ(daemon->stop(), 0);
-  EXPECT_TRUE(eventually([&] { return new_probes(before, library).empty(); }));
+  EXPECT_TRUE(eventually([&] { return living(links).empty(); }));
   session.exec("SELECT drop_chunks(100)"); // it lives on
 }
 

@@ -241,12 +241,12 @@ TEST_F(RecordTest, a_full_disk_is_told_and_leaves_nothing)
 
 TEST_F(RecordTest, leaves_no_probe_behind)
 {
-  const auto before = probe_links();
   auto session = cluster().connect();
   auto daemon = record(session.backend_pid());
-  EXPECT_FALSE(new_probes(before).empty());
+  const auto links = probe_links(daemon->pid());
+  EXPECT_FALSE(links.empty());
   EXPECT_EQ(daemon->stop(), 0);
-  EXPECT_TRUE(eventually([&] { return new_probes(before).empty(); }));
+  EXPECT_TRUE(eventually([&] { return living(links).empty(); }));
 }
 
 } // namespace

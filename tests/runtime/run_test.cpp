@@ -123,11 +123,10 @@ TEST_F(RunTest, watches_sessions_that_begin_while_it_runs)
 
 TEST_F(RunTest, finds_a_leak_by_the_sweep_alone)
 {
-  const auto before = probe_links();
   auto leaky = cluster().connect();
   auto daemon = watch({"--level", "sweep"});
   ASSERT_TRUE(daemon && watches(*daemon));
-  EXPECT_TRUE(new_probes(before).empty());
+  EXPECT_TRUE(probe_links(daemon->pid()).empty());
   EXPECT_TRUE(leak_until(leaky, [&] {
     for (const auto &line : daemon->json_lines())
       if (line["type"] == "violation" && line["server_pid"] == leaky.backend_pid())
@@ -195,24 +194,25 @@ TEST_F(RunTest, follows_a_server_through_a_restart_and_a_new_one)
 
 TEST_F(RunTest, ends_cleanly_on_signals_and_leaves_no_probe)
 {
-  const auto before = probe_links();
   for (int signal : {SIGINT, SIGTERM}) {
     auto daemon = watch();
     ASSERT_TRUE(daemon && watches(*daemon));
-    EXPECT_FALSE(new_probes(before).empty());
+    const auto links = probe_links(daemon->pid());
+    EXPECT_FALSE(links.empty());
     EXPECT_EQ(daemon->stop(signal), 0);
-    EXPECT_TRUE(new_probes(before).empty());
+    EXPECT_TRUE(eventually([&] { return living(links).empty(); }));
   }
 }
 
 TEST_F(RunTest, leaves_no_probe_when_it_is_killed_and_the_server_unharmed)
 {
-  const auto before = probe_links();
   auto session = cluster().connect();
   auto daemon = watch();
   ASSERT_TRUE(daemon && watches(*daemon));
+  const auto links = probe_links(daemon->pid());
+  EXPECT_FALSE(links.empty());
   daemon->kill9();
-  EXPECT_TRUE(eventually([&] { return new_probes(before).empty(); }));
+  EXPECT_TRUE(eventually([&] { return living(links).empty(); }));
   EXPECT_EQ(session.value("SELECT 41 + 1"), "42");
 }
 

@@ -319,8 +319,9 @@ TEST(RuleOptions, an_unknown_rule_is_refused_by_name)
 
 TEST(RuleOptions, names_are_those_of_the_rules)
 {
-  EXPECT_THAT(rule_names(), testing::ElementsAre("context_leak", "wrong_ctx_alloc", "ctx_bloat",
-                                                 "cache_growth", "peak", "unattributed_growth"));
+  EXPECT_THAT(rule_names(),
+              testing::ElementsAre("context_leak", "wrong_ctx_alloc", "ctx_bloat", "cache_growth",
+                                   "peak", "unattributed_growth", "dsm_leak"));
 }
 
 struct LikeRow {

@@ -37,17 +37,18 @@ ordered_json line_of(const Violation &violation, const JsonOptions &options = {}
 
 TEST(JsonSink, writes_every_key_in_order)
 {
-  EXPECT_EQ(line_of(violation()).dump(),
-            R"({"type":"violation","state":"raised","time":"2026-03-01T02:03:04.567Z",)"
-            R"("instance":"15/main","pid":4242,"server_pid":4242,"backend_type":"client backend",)"
-            R"("database":"shop","user":"alice","rule":"ctx_bloat","severity":"ERROR",)"
-            R"("context":"expanded array",)"
-            R"("path":"TopMemoryContext/TopPortalContext/PortalContext/SPI Proc/expanded array",)"
-            R"("ident":"items","phase":"execute","before_bytes":1258291,"after_bytes":10276045,)"
-            R"("delta_bytes":9017754,"shape":"linear","occurrences":5000,"query_id":-2,)"
-            R"("query":"SELECT case_grow(3000000) -- it's me","stack":null,"module":null,)"
-            R"("detail":"used 1.2 MiB -> 9.8 MiB over 5000 statements",)"
-            R"("advice":"Look for an array that a loop appends to."})");
+  EXPECT_EQ(
+      line_of(violation()).dump(),
+      R"({"type":"violation","state":"raised","time":"2026-03-01T02:03:04.567Z",)"
+      R"("instance":"15/main","pid":4242,"server_pid":4242,"backend_type":"client backend",)"
+      R"("database":"shop","user":"alice","rule":"ctx_bloat","severity":"ERROR",)"
+      R"("context":"expanded array",)"
+      R"("path":"TopMemoryContext/TopPortalContext/PortalContext/SPI Proc/expanded array",)"
+      R"("ident":"items","phase":"execute","before_bytes":1258291,"after_bytes":10276045,)"
+      R"("delta_bytes":9017754,"shape":"linear","occurrences":5000,"query_id":-2,)"
+      R"("query":"SELECT case_grow(3000000) -- it's me","stack":null,"module":null,"segments":null,)"
+      R"("detail":"used 1.2 MiB -> 9.8 MiB over 5000 statements",)"
+      R"("advice":"Look for an array that a loop appends to."})");
 }
 
 TEST(JsonSink, says_null_for_what_is_unknown)
@@ -58,8 +59,26 @@ TEST(JsonSink, says_null_for_what_is_unknown)
   EXPECT_EQ(line.size(), line_of(violation()).size());
   for (const char *key :
        {"instance", "server_pid", "backend_type", "database", "user", "context", "path", "ident",
-        "phase", "shape", "query_id", "query", "stack", "module", "detail", "advice"})
+        "phase", "shape", "query_id", "query", "stack", "module", "segments", "detail", "advice"})
     EXPECT_TRUE(line.at(key).is_null()) << key;
+}
+
+TEST(JsonSink, says_who_has_a_segment_and_who_made_it)
+{
+  Violation leak = violation();
+  leak.segments.push_back({.handle = 4294967294,
+                           .attachments = 1,
+                           .pinned = true,
+                           .bytes = 65536,
+                           .mappings = {{.process = {.id = {77, 1}}}},
+                           .origin = DsmOrigin{.time = leak.time, .process = {78, 1}}});
+  leak.segments.push_back({.handle = 2});
+  const auto segments = line_of(leak).at("segments");
+  EXPECT_EQ(segments[0].dump(),
+            R"({"handle":4294967294,"bytes":65536,"pinned":true,"attachments":1,"pids":[77],)"
+            R"("made_by":78,"made_at":"2026-03-01T02:03:04.567Z"})");
+  EXPECT_TRUE(segments[1].at("bytes").is_null());
+  EXPECT_TRUE(segments[1].at("made_by").is_null());
 }
 
 TEST(JsonSink, marks_a_fingerprint_that_stands_in_for_a_query_id)

@@ -241,6 +241,7 @@ Result<std::unique_ptr<Binary>> open_binary(const Proc &proc, pid_t pid, const P
                  layout.error().hint};
   binary->layout = std::move(*layout);
   binary->globals = globals_of(*elf);
+  binary->dsm_variables = find_dsm_variables(*elf);
   binary->elf = std::make_shared<const ElfFile>(std::move(*elf));
   return binary;
 }

@@ -384,6 +384,27 @@ void read_plans_and_tables(Layout &layout, const btf &types, std::string &missin
                        header.at("freeList", kPointer) + free_list.at("nentries", kPointer)};
 }
 
+void read_dynamic_shared_memory(Layout &layout, const btf &types, std::string &missing)
+{
+  const Struct shared(types, "PGShmemHeader", Need::required, missing);
+  layout.shared_memory = {shared.size(), shared.at("magic", kInt), shared.at("dsm_control", kInt)};
+  const Struct session(types, "Session", Need::required, missing);
+  layout.session = {session.at("segment", kPointer)};
+  const Struct segment(types, "dsm_segment", Need::required, missing);
+  layout.dsm_segment = {segment.size(),
+                        segment.at("node", kList),
+                        segment.at("resowner", kPointer),
+                        segment.at("handle", kInt),
+                        segment.at("mapped_address", kPointer),
+                        segment.at("mapped_size", kPointer)};
+  const Struct control(types, "dsm_control_header", Need::required, missing);
+  layout.dsm_control = {control.at("magic", kInt), control.at("nitems", kInt),
+                        control.at("maxitems", kInt), control.at("item", 0)};
+  const Struct item(types, "dsm_control_item", Need::required, missing);
+  layout.dsm_item = {item.size(), item.at("handle", kInt), item.at("refcnt", kInt),
+                     item.at("npages", kPointer, Need::optional), item.at("pinned", 1)};
+}
+
 Result<Layout> layout_from(int major, const btf &types)
 {
   const MajorFacts *facts = facts_of(major);
@@ -406,6 +427,7 @@ Result<Layout> layout_from(int major, const btf &types)
   read_statement(layout, types, missing);
   read_catalog_caches(layout, types, missing);
   read_plans_and_tables(layout, types, missing);
+  read_dynamic_shared_memory(layout, types, missing);
   if (!missing.empty())
     return Error{"read the memory layout: the BTF has no " + missing, 0,
                  "make it from the debug information of this very server, with pahole"};

@@ -101,6 +101,24 @@ struct Layout {
   struct {
     std::uint32_t size, header, name, entries;
   } hash_table{};
+  // Dynamic shared memory.  PGShmemHeader: `control` is a handle; Session: `segment`, a
+  // dsm_segment.
+  struct {
+    std::uint32_t size, magic, control;
+  } shared_memory{};
+  struct {
+    std::uint32_t segment;
+  } session{};
+  struct {
+    std::uint32_t size, node, resowner, handle, mapped_address, mapped_size;
+  } dsm_segment{};
+  struct {
+    std::uint32_t magic, nitems, maxitems, items;
+  } dsm_control{};
+  // `npages` from 14: of a segment that is a part of main shared memory
+  struct {
+    std::uint32_t size, handle, refcnt, npages, pinned;
+  } dsm_item{};
   // BackgroundWorker: `type` is an array of `type_size` characters
   struct {
     std::uint32_t type, type_size;

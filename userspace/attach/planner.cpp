@@ -30,7 +30,8 @@ constexpr std::array<Target, PGMT_PROBES> kTargets{{
     {PGMT_PROBE_SETTLE, "settle", Level::request, "ReadyForQuery", 0},
     {PGMT_PROBE_XACT, "xact", Level::request, "AtEOXact_Snapshot", 0b01}, // isCommit
     {PGMT_PROBE_EXIT, "exit", Level::request, "proc_exit", 0b01},         // code
-    {PGMT_PROBE_BLOCK, "block", Level::block, nullptr, 0}, // calls: add_block_sites()
+    {PGMT_PROBE_DSM, "dsm", Level::request, "dsm_impl_op", 0b111}, // op, handle, request_size
+    {PGMT_PROBE_BLOCK, "block", Level::block, nullptr, 0},         // calls: add_block_sites()
     {PGMT_PROBE_ALLOC, "alloc", Level::alloc, nullptr, 0}, // static functions: add_alloc_sites()
 }};
 

@@ -69,11 +69,11 @@ struct Plan {
   std::set<ContextType> tracked; // level alloc: allocators all of whose methods are probed
 };
 
-// Level at which a probe is first used: request for settle, xact and exit, block for block, alloc
-// for alloc, statement for the rest.
+// Level at which a probe is first used: request for settle, xact, exit and dsm, block for block,
+// alloc for alloc, statement for the rest.
 Level level_of(pgmt_probe probe);
-std::string_view
-name_of(pgmt_probe probe); // "start", "end", "utility", "settle", "xact", "exit", "block", "alloc"
+// "start", "end", "utility", "settle", "xact", "exit", "dsm", "block", "alloc"
+std::string_view name_of(pgmt_probe probe);
 
 Plan plan_probes(const ElfFile &elf);
 

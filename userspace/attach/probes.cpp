@@ -32,6 +32,7 @@ bpf_program *program_of(pgmemtrace_bpf &object, pgmt_probe probe)
   case PGMT_PROBE_SETTLE: return object.progs.boundary_settle;
   case PGMT_PROBE_XACT: return object.progs.boundary_xact;
   case PGMT_PROBE_EXIT: return object.progs.process_exit;
+  case PGMT_PROBE_DSM: return object.progs.dsm_made;
   case PGMT_PROBE_BLOCK: return object.progs.block_change;
   case PGMT_PROBE_ALLOC: return object.progs.method_called;
   case PGMT_PROBES: break;

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "attach/dsm_variables.h"
 #include "attach/elf_file.h"
 #include "attach/instance_labels.h"
 #include "attach/layout.h"
@@ -43,6 +44,7 @@ struct Binary {
         my_proc_pid, my_backend_type, my_be_entry, my_proc_port, cluster_name, work_mem,
         hash_mem_multiplier, parallel_worker_number, my_bgworker_entry;
   } globals{};
+  Result<DsmVariables> dsm_variables = Error{"look for dynamic shared memory", 0, {}};
 };
 
 struct ServerProcess {

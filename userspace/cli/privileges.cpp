@@ -17,7 +17,7 @@ Result<> drop_privileges(bool uprobe_multi)
     return capng_have_capability(CAPNG_PERMITTED, capability);
   };
   const bool bpf = keep(CAP_BPF), perfmon = keep(CAP_PERFMON), ptrace = keep(CAP_SYS_PTRACE),
-             search = keep(CAP_DAC_READ_SEARCH),
+             search = keep(CAP_DAC_READ_SEARCH), user = keep(CAP_SETUID), group = keep(CAP_SETGID),
              // Before 5.8, and where only this was granted, it stands for the first two.
       admin = keep(CAP_SYS_ADMIN) && (!uprobe_multi || !bpf || !perfmon);
   capng_clear(CAPNG_SELECT_CAPS);
@@ -30,6 +30,10 @@ Result<> drop_privileges(bool uprobe_multi)
     capng_update(CAPNG_ADD, type, CAP_SYS_PTRACE);
   if (search)
     capng_update(CAPNG_ADD, type, CAP_DAC_READ_SEARCH);
+  if (user)
+    capng_update(CAPNG_ADD, type, CAP_SETUID);
+  if (group)
+    capng_update(CAPNG_ADD, type, CAP_SETGID);
   if (admin)
     capng_update(CAPNG_ADD, type, CAP_SYS_ADMIN);
   if (capng_apply(CAPNG_SELECT_CAPS))

@@ -19,6 +19,7 @@
 #include "cli/privileges.h"
 #include "cli/units.h"
 #include "cli/watch.h"
+#include "extension/log_sink.h"
 #include "pipeline.h"
 #include "rules/rule_set.h"
 #include "sinks/console.h"
@@ -41,6 +42,7 @@ struct RunOptions {
   std::string listen = "127.0.0.1:9752";
   std::string format = "text";
   bool redact = false;
+  std::string dsn;
   std::vector<std::string> disabled_rules;
   std::vector<std::string> allowed_contexts;
   KernelMaps::Options maps;
@@ -93,6 +95,9 @@ Result<Parsed> parse(const RunOptions &options)
         fmt::format("--max-overhead {}: neither a percentage nor off", options.max_overhead), 0,
         "such as 5%, 0.05 or off"};
   parsed.budget = *budget;
+  if (options.dsn != "off")
+    if (auto dsn = parse_dsn(options.dsn); !dsn)
+      return dsn.error();
   parsed.rules.disabled = options.disabled_rules;
   parsed.rules.allowed_contexts = options.allowed_contexts;
   if (auto checked = check(parsed.rules); !checked)
@@ -158,6 +163,17 @@ int run(const RunOptions &options)
   }
 
   const auto warn = warn_on_stderr();
+  std::shared_ptr<Extension> extension;
+  if (options.dsn != "off") {
+    extension =
+        std::make_shared<Extension>(Extension::Options{.dsn = options.dsn,
+                                                       .probes = parsed->level != Level::sweep,
+                                                       .uprobe_multi = features.uprobe_multi,
+                                                       .redact = options.redact,
+                                                       .limits = parsed->rules.limits,
+                                                       .warn = warn});
+    sinks->push_back(std::make_unique<LogSink>(*extension));
+  }
   auto pipeline = Pipeline::create(
       std::move(*servers), RuleSet(parsed->rules), std::move(*sinks),
       Pipeline::Options{
@@ -171,6 +187,7 @@ int run(const RunOptions &options)
           .sweep_limits = {},
           .calibration = calibration,
           .escalation = {.on = options.escalate},
+          .extension = extension,
           .warn = warn});
   if (!pipeline)
     return fail(pipeline.error());
@@ -205,6 +222,9 @@ void add_options(CLI::App &app, RunOptions &options)
   app.add_option("--format", options.format, "What goes to stdout")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
+  app.add_option("--dsn", options.dsn,
+                 "How to reach servers that have the extension: a connection string, whose rest is "
+                 "taken from the server; or off");
   app.add_option("--disable-rule", options.disabled_rules, "Rules that stay silent");
   app.add_option("--allow-context", options.allowed_contexts,
                  "Contexts that may grow: LIKE patterns on their names");

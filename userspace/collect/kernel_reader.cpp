@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 
@@ -18,6 +19,8 @@ namespace {
 // Distinct queries kept per process and snapshot; what comes after them is folded into the
 // smallest one's place under an empty text.
 constexpr std::size_t kMaxQueries = 32;
+
+constexpr std::size_t kMaxDsmMade = 4096; // more than the ring buffer holds
 
 template <std::size_t N> std::string_view text_of(const char (&text)[N])
 {
@@ -97,9 +100,33 @@ void KernelReader::take(const pgmt_event_header &event, std::size_t size)
     if (size >= sizeof(pgmt_peak_event))
       take_peak(reinterpret_cast<const pgmt_peak_event &>(event));
     break;
+  case PGMT_EVENT_DSM:
+    if (size >= sizeof(pgmt_dsm_event))
+      take_dsm(reinterpret_cast<const pgmt_dsm_event &>(event));
+    break;
   case PGMT_EVENT_EXIT: exiting_.push_back(pid); break;
   default: break;
   }
+}
+
+void KernelReader::take_dsm(const pgmt_dsm_event &event)
+{
+  const auto pid = static_cast<pid_t>(event.header.tgid);
+  const auto *process = slot(pid); // now: it may be gone when somebody asks
+  const auto ago = std::chrono::nanoseconds(monotonic_ns() - event.header.time_ns);
+  if (dsm_made_.size() == kMaxDsmMade)
+    dsm_made_.clear();
+  DsmMade made{.pid = pid,
+               .postmaster = process ? server_of_(*process) : 0,
+               .handle = event.handle,
+               .origin = {}};
+  made.origin.time = Clock::now() - std::chrono::duration_cast<Clock::duration>(ago);
+  made.origin.process.pid = pid;
+  made.origin.bytes = event.size;
+  made.origin.query = statement_text(text_of(event.query), event.stmt_location, event.stmt_len);
+  made.origin.query_id = event.query_id;
+  made.origin.stack.assign(std::begin(event.stack), std::ranges::find(event.stack, 0U));
+  dsm_made_.push_back(std::move(made));
 }
 
 void KernelReader::bury_the_exiting()
@@ -258,6 +285,11 @@ void KernelReader::forget(pid_t pid)
   pending_.erase(pid);
   if (auto known = slots_.extract(pid))
     release(known.mapped());
+}
+
+std::vector<KernelReader::DsmMade> KernelReader::take_dsm_made()
+{
+  return std::exchange(dsm_made_, {});
 }
 
 std::vector<pid_t> KernelReader::take_new_processes() { return std::exchange(new_processes_, {}); }

@@ -19,6 +19,7 @@
 #include <pgmemtrace/abi.h>
 
 #include "attach/kernel_maps.h"
+#include "snapshot/dsm.h"
 #include "snapshot/snapshot.h"
 #include "util/result.h"
 
@@ -67,6 +68,16 @@ public:
   // Processes that had their first hit since the last call.
   std::vector<pid_t> take_new_processes();
 
+  // A segment of dynamic shared memory that was made.
+  struct DsmMade {
+    pid_t pid = 0;
+    pid_t postmaster = 0; // 0: of no server that is known
+    std::uint32_t handle = 0;
+    DsmOrigin origin; // but for the process's start
+  };
+  // Since the last call; what nobody takes is forgotten at some time.
+  std::vector<DsmMade> take_dsm_made();
+
   struct Totals {
     std::uint64_t hits[PGMT_PROBES] = {};
     double run_seconds[PGMT_PROBES] = {}; // programs, from sampled runs
@@ -100,6 +111,7 @@ private:
   void take(const pgmt_event_header &event, std::size_t size);
   void take_growth(const pgmt_growth_event &event);
   void take_peak(const pgmt_peak_event &event);
+  void take_dsm(const pgmt_dsm_event &event);
   void know_slot(pid_t pid, std::uint32_t slot);
   void bury_the_exiting();
   std::uint64_t losses_of_slots() const;
@@ -116,6 +128,7 @@ private:
   std::unordered_map<pid_t, std::uint32_t> slots_;
   std::unordered_map<pid_t, Pending> pending_;
   std::vector<pid_t> new_processes_;
+  std::vector<DsmMade> dsm_made_;
   std::vector<pid_t> exiting_;      // said so, and may not be gone yet
   std::uint64_t losses_seen_ = 0;   // losses_of_slots() at the last tidy()
   std::map<pid_t, Totals> retired_; // of processes that are gone, by postmaster

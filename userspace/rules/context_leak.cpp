@@ -10,7 +10,7 @@
 
 #include <fmt/format.h>
 
-#include "knowledge/known_contexts.h"
+#include "rules/allowance.h"
 #include "rules/describe.h"
 #include "rules/rules.h"
 
@@ -42,38 +42,18 @@ public:
   }
 
 private:
-  struct Bounds {
-    Scale scale;
-    double contexts;
-  };
-
-  Bounds bounds_of(const ContextGroup &group, const KnownContext *known) const
-  {
-    switch (group.scope) {
-    case Scope::session:
-      if (known != nullptr &&
-          (known->family != Family::none || known->lifetime == Lifetime::cache_entry))
-        return {limits_.cached, limits_.cached_contexts};
-      return {limits_.session, limits_.session_contexts};
-    case Scope::transaction: return {limits_.transaction, limits_.transaction_contexts};
-    case Scope::portal: return {limits_.portal, limits_.portal_contexts};
-    case Scope::statement: break;
-    }
-    return {limits_.statement, limits_.statement_contexts};
-  }
-
   std::optional<Finding> check_group(const ProcessHistory &history, std::size_t i) const
   {
     const ContextGroup &group = history.groups()[i];
     if (group.points.size() < 4 || group.points.back().count < limits_.session_contexts)
       return std::nullopt;
-    const KnownContext *known = lookup(group.name, history.process().major);
-    if (group.scope == Scope::session && known != nullptr && known->family == Family::relations)
+    const auto allowed =
+        leak_allowance(group, lookup(group.name, history.process().major), limits_);
+    if (!allowed)
       return std::nullopt;
 
-    const Bounds bounds = bounds_of(group, known);
     const auto counts = samples_of(group, Measure::count);
-    Trend trend = trend_of(counts, {.min_growth = bounds.contexts, .steep_growth = kSteep});
+    Trend trend = trend_of(counts, {.min_growth = allowed->contexts, .steep_growth = kSteep});
     if (!trend.growing && group.scope != Scope::statement)
       trend = trend_of(counts, kVerySteep);
     // Survivors: what grew must have been there when we looked before.
@@ -81,11 +61,11 @@ private:
       return std::nullopt;
     // An almost empty context costs a whole block.
     const double held = floor_growth(samples_of(group, Measure::total), trend.first);
-    if (held < static_cast<double>(bounds.scale.info))
+    if (held < static_cast<double>(allowed->scale.info))
       return std::nullopt;
     const auto used = samples_of(group, Measure::used);
     const double bytes = floor_growth(used, trend.first);
-    return describe(history, i, trend, used[trend.first].value, bytes, bounds.scale);
+    return describe(history, i, trend, used[trend.first].value, bytes, allowed->scale);
   }
 
   Finding describe(const ProcessHistory &history, std::size_t i, const Trend &trend, double before,

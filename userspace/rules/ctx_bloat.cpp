@@ -10,7 +10,7 @@
 
 #include <fmt/format.h>
 
-#include "knowledge/known_contexts.h"
+#include "rules/allowance.h"
 #include "rules/describe.h"
 #include "rules/rules.h"
 
@@ -20,18 +20,6 @@ namespace {
 // Little growth must be seen often before it stands out from the ups and downs of a session.
 constexpr std::uint32_t kRises = 8;
 constexpr std::uint32_t kSteepRises = 5;
-
-bool is_cache(const KnownContext &known)
-{
-  return known.family != Family::none || known.lifetime == Lifetime::session_cache ||
-         known.lifetime == Lifetime::cache_entry;
-}
-
-// Where PL functions keep variables and fetched results.
-bool holds_variables(std::string_view name)
-{
-  return name.starts_with("expanded ") || name.starts_with("SPI ") || name.starts_with("PL");
-}
 
 class CtxBloat final : public Rule {
 public:
@@ -45,7 +33,7 @@ public:
     for (std::size_t i = 1; i < history.groups().size(); ++i) {
       if (history.groups()[i].points.size() < 4)
         continue;
-      if (const auto scale = scale_of(history, history.groups()[i]))
+      if (const auto scale = bloat_allowance(history, history.groups()[i], limits_))
         if (auto finding = check_group(history, i, *scale))
           findings.push_back(std::move(*finding));
     }
@@ -58,35 +46,6 @@ public:
   }
 
 private:
-  // Nothing if the group is another rule's, or allowed to grow.
-  std::optional<Scale> scale_of(const ProcessHistory &history, const ContextGroup &group) const
-  {
-    const KnownContext *known = lookup(group.name, history.process().major);
-    const bool bounded = known != nullptr && (known->growth == Growth::work_mem ||
-                                              known->growth == Growth::maintenance);
-    switch (group.scope) {
-    case Scope::session:
-      if (group.name == "ErrorContext" || group.name == "Postmaster" ||
-          group.name == "TransactionAbortContext")
-        return std::nullopt;
-      if (bounded)
-        return limits_.bounded;
-      return known != nullptr && is_cache(*known) ? std::nullopt : std::optional{limits_.session};
-    case Scope::transaction:
-      return known != nullptr && known->growth == Growth::maintenance
-                 ? std::nullopt
-                 : std::optional{limits_.transaction};
-    case Scope::portal:
-    case Scope::statement: break;
-    }
-    if (bounded)
-      return std::nullopt;
-    Scale scale = holds_variables(group.name) ? limits_.variables : limits_.statement;
-    scale.info = std::max(scale.info, holds_variables(group.name) ? std::uint64_t{0}
-                                                                  : 2 * history.work_mem_bytes());
-    return scale;
-  }
-
   std::optional<Finding> check_group(const ProcessHistory &history, std::size_t i,
                                      const Scale &scale) const
   {

@@ -96,6 +96,17 @@ struct UnattributedGrowthLimits {
   double forget_seconds = 600;
 };
 
+struct DsmLeakLimits {
+  // Looks in a row that find a segment so: what is only on its way passes before.
+  std::uint32_t left_behind_looks = 2;
+  std::uint32_t orphaned_looks = 3;
+  std::uint32_t abandoned_looks = 4;
+  // A busy session that is never seen idle: a pinned mapping outlived its query for certain.
+  std::uint64_t requests = 2;
+  std::size_t pile = 3;                // segments of one process that may each be meant
+  std::uint64_t area_bytes = 8 * kMiB; // of growth: statistics and registries take some
+};
+
 struct RuleLimits {
   ContextLeakLimits context_leak;
   WrongContextLimits wrong_ctx_alloc;
@@ -103,6 +114,7 @@ struct RuleLimits {
   CacheGrowthLimits cache_growth;
   PeakLimits peak;
   UnattributedGrowthLimits unattributed_growth;
+  DsmLeakLimits dsm_leak;
 };
 
 } // namespace pgmemtrace

@@ -10,8 +10,9 @@
 namespace pgmemtrace {
 namespace {
 
-constexpr std::array<std::string_view, 6> kRuleNames{
-    "context_leak", "wrong_ctx_alloc", "ctx_bloat", "cache_growth", "peak", "unattributed_growth",
+constexpr std::array<std::string_view, 7> kRuleNames{
+    "context_leak", "wrong_ctx_alloc",     "ctx_bloat", "cache_growth",
+    "peak",         "unattributed_growth", "dsm_leak",
 };
 
 } // namespace

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "rules/fold.h"
-#include "rules/rules.h"
 
 namespace pgmemtrace {
 namespace {
@@ -25,6 +24,48 @@ bool worsened(const Violation &before, const Violation &now)
          now.delta_bytes - before.delta_bytes > before.delta_bytes / 2;
 }
 
+// From what was active to what was found now.  `holds`: is one that was not found still true?
+template <typename F>
+void compare(std::map<ViolationKey, Violation> &active, std::vector<Violation> found,
+             Clock::time_point now, F holds, std::vector<Violation> &changes)
+{
+  std::set<ViolationKey> seen;
+  for (Violation &violation : found) {
+    violation.time = now;
+    const ViolationKey key = key_of(violation);
+    seen.insert(key);
+    const auto [it, raised] = active.try_emplace(key, violation);
+    Violation &known = it->second;
+    if (raised) {
+      changes.push_back(known);
+    } else if (worsened(known, violation)) {
+      violation.state = ViolationState::updated;
+      violation.severity = std::max(violation.severity, known.severity);
+      violation.before_bytes = std::min(violation.before_bytes, known.before_bytes);
+      violation.delta_bytes = std::max(violation.delta_bytes, known.delta_bytes);
+      known = violation;
+      changes.push_back(known);
+    }
+  }
+  for (auto it = active.begin(); it != active.end();) {
+    if (seen.contains(it->first) || holds(it->second)) {
+      ++it;
+      continue;
+    }
+    changes.push_back(cleared(std::move(it->second), now));
+    it = active.erase(it);
+  }
+}
+
+// All of them, for good.
+void clear(std::map<ViolationKey, Violation> &active, Clock::time_point now,
+           std::vector<Violation> &changes)
+{
+  for (auto &[key, violation] : active)
+    changes.push_back(cleared(std::move(violation), now));
+  active.clear();
+}
+
 } // namespace
 
 RuleSet::RuleSet(RuleOptions options, HistoryLimits history_limits)
@@ -37,6 +78,7 @@ RuleSet::RuleSet(RuleOptions options, HistoryLimits history_limits)
   rules_.push_back(make_cache_growth(limits.cache_growth));
   rules_.push_back(make_peak(limits.peak));
   rules_.push_back(make_unattributed_growth(limits.unattributed_growth));
+  dsm_leak_ = make_dsm_leak(limits.dsm_leak);
 }
 
 std::vector<Violation> RuleSet::apply(const Snapshot &snapshot)
@@ -55,7 +97,36 @@ std::vector<Violation> RuleSet::apply(const Snapshot &snapshot)
   for (const ProcessId &id : gone)
     for (Violation &change : forget(id, snapshot.taken_at))
       changes.push_back(std::move(change));
+
+  std::set<ProcessId> postmasters;
+  for (const ServerStatus &server : snapshot.servers)
+    if (server.dsm) {
+      postmasters.insert(server.dsm->postmaster.id);
+      apply(*server.dsm, changes);
+    }
+  for (auto it = servers_.begin(); it != servers_.end();) {
+    if (postmasters.contains(it->first)) {
+      ++it;
+      continue;
+    }
+    clear(it->second.active, snapshot.taken_at, changes);
+    it = servers_.erase(it);
+  }
   return changes;
+}
+
+void RuleSet::apply(const DsmSnapshot &dsm, std::vector<Violation> &changes)
+{
+  WatchedServer &server = servers_[dsm.postmaster.id];
+  const std::uint64_t before = server.dsm.looks();
+  server.dsm.push(dsm);
+  if (server.dsm.looks() == before)
+    return;
+  auto found = dsm_leak_->check(server.dsm);
+  std::erase_if(found, [this](const Violation &violation) { return !wanted(violation); });
+  compare(
+      server.active, std::move(found), server.dsm.taken_at(),
+      [&](const Violation &violation) { return dsm_leak_->holds(server.dsm, violation); }, changes);
 }
 
 std::vector<Violation> RuleSet::apply(const ProcessSnapshot &process)
@@ -64,8 +135,19 @@ std::vector<Violation> RuleSet::apply(const ProcessSnapshot &process)
   Watched &watched = processes_.try_emplace(process.process.id, history_limits_).first->second;
   const std::uint64_t before = watched.history.snapshots();
   watched.history.push(process);
-  if (watched.history.snapshots() != before)
-    compare(watched, find(watched), changes);
+  if (watched.history.snapshots() == before)
+    return changes;
+  std::vector<Violation> found;
+  for (Finding &finding : find(watched))
+    found.push_back(std::move(finding.violation));
+  compare(
+      watched.active, std::move(found), watched.history.taken_at(),
+      [&](const Violation &violation) {
+        const auto rule =
+            std::ranges::find(rules_, violation.rule, [](const auto &r) { return r->name(); });
+        return rule != rules_.end() && (*rule)->holds(watched.history, violation);
+      },
+      changes);
   return changes;
 }
 
@@ -75,8 +157,7 @@ std::vector<Violation> RuleSet::forget(const ProcessId &process, Clock::time_poi
   const auto it = processes_.find(process);
   if (it == processes_.end())
     return changes;
-  for (auto &[key, violation] : it->second.active)
-    changes.push_back(cleared(std::move(violation), time));
+  clear(it->second.active, time, changes);
   processes_.erase(it);
   return changes;
 }
@@ -86,6 +167,9 @@ std::vector<Violation> RuleSet::active() const
   std::vector<Violation> all;
   for (const auto &[id, watched] : processes_)
     for (const auto &[key, violation] : watched.active)
+      all.push_back(violation);
+  for (const auto &[id, server] : servers_)
+    for (const auto &[key, violation] : server.active)
       all.push_back(violation);
   return all;
 }
@@ -123,42 +207,6 @@ bool RuleSet::wanted(const Violation &violation) const
          std::ranges::none_of(options_.allowed_contexts, [&](const std::string &pattern) {
            return like(violation.context, pattern);
          });
-}
-
-void RuleSet::compare(Watched &watched, std::vector<Finding> findings,
-                      std::vector<Violation> &changes)
-{
-  const Clock::time_point now = watched.history.taken_at();
-  std::set<ViolationKey> found;
-  for (Finding &finding : findings) {
-    Violation &violation = finding.violation;
-    violation.time = now;
-    const ViolationKey key = key_of(violation);
-    found.insert(key);
-    const auto [it, raised] = watched.active.try_emplace(key, violation);
-    Violation &known = it->second;
-    if (raised) {
-      changes.push_back(known);
-    } else if (worsened(known, violation)) {
-      violation.state = ViolationState::updated;
-      violation.severity = std::max(violation.severity, known.severity);
-      violation.before_bytes = std::min(violation.before_bytes, known.before_bytes);
-      violation.delta_bytes = std::max(violation.delta_bytes, known.delta_bytes);
-      known = violation;
-      changes.push_back(known);
-    }
-  }
-  for (auto it = watched.active.begin(); it != watched.active.end();) {
-    const auto rule =
-        std::ranges::find_if(rules_, [&](const auto &r) { return r->name() == it->second.rule; });
-    if (found.contains(it->first) ||
-        (rule != rules_.end() && (*rule)->holds(watched.history, it->second))) {
-      ++it;
-      continue;
-    }
-    changes.push_back(cleared(std::move(it->second), now));
-    it = watched.active.erase(it);
-  }
 }
 
 } // namespace pgmemtrace

@@ -3,7 +3,8 @@
 //
 //   snapshots --> histories --> rules --> fold --> filter --> raised, updated, cleared
 //
-// Owns the histories; those of processes that vanish go, and their violations with them.
+// Owns the histories, of processes and of servers' dynamic shared memory; those of what vanishes
+// go, and their violations with them.
 #pragma once
 
 #include <map>
@@ -11,7 +12,8 @@
 #include <vector>
 
 #include "rules/options.h"
-#include "rules/rule.h"
+#include "rules/rules.h"
+#include "snapshot/dsm_history.h"
 #include "snapshot/history.h"
 
 namespace pgmemtrace {
@@ -35,20 +37,28 @@ public:
   const ProcessHistory *history(const ProcessId &process) const;
 
 private:
+  using Active = std::map<ViolationKey, Violation>;
   struct Watched {
     explicit Watched(const HistoryLimits &limits) : history(limits) {}
     ProcessHistory history;
-    std::map<ViolationKey, Violation> active;
+    Active active;
   };
 
+  struct WatchedServer {
+    DsmHistory dsm;
+    Active active;
+  };
+
+  void apply(const DsmSnapshot &dsm, std::vector<Violation> &changes);
   std::vector<Finding> find(const Watched &watched) const;
   bool wanted(const Violation &violation) const;
-  void compare(Watched &watched, std::vector<Finding> findings, std::vector<Violation> &changes);
 
   RuleOptions options_;
   HistoryLimits history_limits_;
   std::vector<std::unique_ptr<Rule>> rules_;
+  std::unique_ptr<ServerRule> dsm_leak_;
   std::map<ProcessId, Watched> processes_;
+  std::map<ProcessId, WatchedServer> servers_; // by postmaster
 };
 
 } // namespace pgmemtrace

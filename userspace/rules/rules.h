@@ -6,6 +6,7 @@
 
 #include "rules/limits.h"
 #include "rules/rule.h"
+#include "snapshot/dsm_history.h"
 
 namespace pgmemtrace {
 
@@ -15,5 +16,15 @@ std::unique_ptr<Rule> make_ctx_bloat(const ContextBloatLimits &limits);
 std::unique_ptr<Rule> make_cache_growth(const CacheGrowthLimits &limits);
 std::unique_ptr<Rule> make_peak(const PeakLimits &limits);
 std::unique_ptr<Rule> make_unattributed_growth(const UnattributedGrowthLimits &limits);
+
+// Asked of a server's dynamic shared memory instead of a process's contexts.
+class ServerRule {
+public:
+  virtual ~ServerRule() = default;
+  virtual std::string_view name() const = 0;
+  virtual std::vector<Violation> check(const DsmHistory &history) const = 0;
+  virtual bool holds(const DsmHistory &history, const Violation &violation) const = 0;
+};
+std::unique_ptr<ServerRule> make_dsm_leak(const DsmLeakLimits &limits);
 
 } // namespace pgmemtrace

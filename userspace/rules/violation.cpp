@@ -47,4 +47,12 @@ ViolationKey key_of(const Violation &violation)
           violation.rule == "peak" ? violation.context : violation.path};
 }
 
+const DsmOrigin *origin_of(const Violation &violation)
+{
+  for (const DsmSegment &segment : violation.segments)
+    if (segment.origin)
+      return &*segment.origin;
+  return nullptr;
+}
+
 } // namespace pgmemtrace

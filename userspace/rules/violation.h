@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "snapshot/dsm.h"
 #include "snapshot/snapshot.h"
 #include "symbols/frame.h"
 
@@ -43,11 +44,12 @@ struct Violation {
   std::string query; // first 1,024 bytes
   // Level block and above.  Rules name the stack; whoever knows the process says what it is.
   std::uint64_t stack_id = 0;
-  std::uint64_t caller = 0; // level alloc: a return address, known better than the stack
-  std::vector<Frame> stack; // innermost first
-  std::string module;       // that asked: module_of()
-  std::string detail;       // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
-  std::string advice;       // one sentence from the knowledge table
+  std::uint64_t caller = 0;         // level alloc: a return address, known better than the stack
+  std::vector<Frame> stack;         // innermost first
+  std::string module;               // that asked: module_of()
+  std::vector<DsmSegment> segments; // dsm_leak: the largest of them, largest first
+  std::string detail; // numbers for a person: "used 1.2 MiB -> 9.8 MiB over 5000 statements"
+  std::string advice; // one sentence from the knowledge table
 };
 
 // What makes two findings the same one: process, rule, path.  A peak goes by the name of
@@ -65,5 +67,8 @@ struct ViolationKey {
 std::string module_of(std::span<const Frame> stack);
 
 ViolationKey key_of(const Violation &violation);
+
+// Of the first segment whose creation was seen; nullptr: of none.
+const DsmOrigin *origin_of(const Violation &violation);
 
 } // namespace pgmemtrace

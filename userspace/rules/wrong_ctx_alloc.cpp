@@ -7,10 +7,9 @@
 // that was there all the time too.
 // CacheMemoryContext is cache_growth's: from outside, a catalog cache that fills and a
 // stray palloc look the same.  Contexts that pile up below are context_leak's.
-#include <algorithm>
-
 #include <fmt/format.h>
 
+#include "rules/allowance.h"
 #include "rules/describe.h"
 #include "rules/rules.h"
 
@@ -20,19 +19,6 @@ namespace {
 // Little growth must be seen often before it stands out from the ups and downs of a session.
 constexpr TrendLimits kTrend{
     .min_rises = 8, .steep_growth = 64.0 * kKiB, .steep_rises = 5, .max_step_share = 0.5};
-// LOCALLOCK.lockOwners is an array in TopMemoryContext, about twice the size of the hash
-// table's entry (PostgreSQL lock.c, LockAcquireExtended).
-constexpr double kTopBytesPerLockByte = 3;
-// Up to 14: the tables that a session touches within half a second have 120 bytes each in arrays
-// of 100 in TopMemoryContext, kept and used again, and 32 in a hash table that each report drops
-// (pgstat.c, TabStatusArray).
-constexpr double kTopBytesPerTableByte = 5;
-
-bool lives_too_long(const ContextGroup &group)
-{
-  return group.parent < 0 || group.name == "ErrorContext" || group.name == "Postmaster" ||
-         group.name == "TransactionAbortContext";
-}
 
 class WrongCtxAlloc final : public Rule {
 public:
@@ -121,29 +107,6 @@ private:
     trend.after = std::max(growth, static_cast<double>(group.points.back().used));
     trend.before = trend.after - growth;
     return trend;
-  }
-
-  // What core keeps in TopMemoryContext for what it has in hash tables below: for locks, which come
-  // one by one as long as a transaction takes them, and for tables.
-  struct Beside {
-    double locks = 0, tables = 0;
-  };
-  static Beside held_beside(const ProcessHistory &history, std::size_t group)
-  {
-    Beside held;
-    if (history.groups()[group].parent >= 0)
-      return held;
-    for (const ContextGroup &g : history.groups()) {
-      if (g.parent != 0)
-        continue;
-      const auto used = samples_of(g, Measure::used);
-      if (g.name == "LOCALLOCK hash")
-        held.locks += kTopBytesPerLockByte * floor_growth(used);
-      else if (g.name == "pgstat TabStatusArray lookup hash table" && !used.empty())
-        held.tables +=
-            kTopBytesPerTableByte * std::ranges::max_element(used, {}, &TrendSample::value)->value;
-    }
-    return held;
   }
 
   WrongContextLimits limits_;

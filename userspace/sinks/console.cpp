@@ -248,7 +248,8 @@ void ConsoleSink::write_violation(const Violation &violation)
 void ConsoleSink::write_code(const Violation &violation)
 {
   if (!violation.stack.empty())
-    out_ << "    allocated by: " << one_line(code_of(violation), kMaxNoteBytes) << '\n';
+    out_ << (violation.segments.empty() ? "    allocated by: " : "    made by: ")
+         << one_line(code_of(violation), kMaxNoteBytes) << '\n';
 }
 
 void ConsoleSink::write_status(const Snapshot &snapshot, const Status &status, std::size_t active)
@@ -269,6 +270,9 @@ void ConsoleSink::write_status(const Snapshot &snapshot, const Status &status, s
                         human_bytes(total_bytes(*status.biggest)));
   text += fmt::format("; {}, {}; {} active", levels_of(snapshot), overhead_of(snapshot),
                       counted(active, "violation", "violations"));
+  if (status.dsm_segments > 0)
+    text += fmt::format("; {} in {}", human_bytes(status.dsm_bytes),
+                        counted(status.dsm_segments, "dsm segment", "dsm segments"));
   if (status.incomplete > 0)
     text += fmt::format("; {} not read whole", counted(status.incomplete, "process", "processes"));
   if (!status.new_losses.empty())

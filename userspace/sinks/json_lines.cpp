@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "sinks/format.h"
+#include "snapshot/dsm.h"
 #include "util/redact.h"
 #include "util/text.h"
 
@@ -63,6 +64,28 @@ Json stack_of(const Violation &violation)
   return frames;
 }
 
+// Who has a segment, who made it: rule dsm_leak alone.
+Json segments_of(const Violation &violation)
+{
+  if (violation.segments.empty())
+    return nullptr;
+  Json out = Json::array();
+  for (const DsmSegment &segment : violation.segments) {
+    Json pids = Json::array();
+    for (const DsmMapping &mapping : segment.mappings)
+      pids.push_back(mapping.process.id.pid);
+    const auto &origin = segment.origin;
+    out.push_back({{"handle", segment.handle},
+                   {"bytes", segment.bytes == 0 ? Json(nullptr) : Json(segment.bytes)},
+                   {"pinned", segment.pinned},
+                   {"attachments", segment.attachments},
+                   {"pids", std::move(pids)},
+                   {"made_by", origin ? Json(origin->process.pid) : Json(nullptr)},
+                   {"made_at", origin ? Json(rfc3339(origin->time)) : Json(nullptr)}});
+  }
+  return out;
+}
+
 Json violation_line(const Violation &violation, bool redacted)
 {
   const ProcessIdentity &process = violation.process;
@@ -92,6 +115,7 @@ Json violation_line(const Violation &violation, bool redacted)
       {"query", text_or_null(valid_utf8(query, kMaxQueryBytes))},
       {"stack", stack_of(violation)},
       {"module", text_or_null(violation.module)},
+      {"segments", segments_of(violation)},
       {"detail", text_or_null(violation.detail)},
       {"advice", text_or_null(violation.advice)},
   };
@@ -113,9 +137,14 @@ Json process_summary(const ProcessSnapshot &snapshot)
 Json server_summary(const ServerStatus &server)
 {
   return {
-      {"instance", text_or_null(server.instance)},      {"postmaster", server.postmaster},
-      {"version", text_or_null(server.version)},        {"level", to_string(server.level)},
-      {"wanted_level", to_string(server.wanted_level)}, {"overhead_ratio", server.overhead_ratio},
+      {"instance", text_or_null(server.instance)},
+      {"postmaster", server.postmaster},
+      {"version", text_or_null(server.version)},
+      {"level", to_string(server.level)},
+      {"wanted_level", to_string(server.wanted_level)},
+      {"overhead_ratio", server.overhead_ratio},
+      {"dsm_segments", server.dsm ? Json(server.dsm->segments.size()) : Json(nullptr)},
+      {"dsm_bytes", server.dsm ? Json(total_bytes(*server.dsm)) : Json(nullptr)},
   };
 }
 
@@ -148,7 +177,17 @@ Json status_line(const Snapshot &snapshot, const Status &status, std::size_t act
   };
 }
 
+std::string text_of(const Json &line)
+{
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 } // namespace
+
+std::string json_of(const Violation &violation, bool redacted)
+{
+  return text_of(violation_line(violation, redacted));
+}
 
 JsonSink::JsonSink(std::ostream &out, const JsonOptions &options)
     : out_(out), options_(options), status_(options.status_interval)
@@ -160,9 +199,7 @@ Result<> JsonSink::write(const Snapshot &snapshot, std::span<const Violation> ch
 {
   out_.clear(); // a disk that was full may have room again
   errno = 0;
-  const auto put = [this](const Json &line) {
-    out_ << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n' << std::flush;
-  };
+  const auto put = [this](const Json &line) { out_ << text_of(line) << '\n' << std::flush; };
   for (const Violation &violation : changes)
     put(violation_line(violation, options_.redact));
   if (const auto status = status_.due(snapshot))

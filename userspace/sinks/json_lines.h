@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <ostream>
+#include <string>
 
 #include "sinks/sink.h"
 #include "sinks/status.h"
@@ -21,6 +22,9 @@ struct JsonOptions {
   bool redact = false; // drop literals from queries, idents altogether
   std::chrono::nanoseconds status_interval = std::chrono::seconds{10};
 };
+
+// The line of a violation, without its end.
+std::string json_of(const Violation &violation, bool redacted);
 
 class JsonSink final : public Sink {
 public:

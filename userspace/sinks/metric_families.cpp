@@ -8,6 +8,7 @@
 
 #include "sinks/metric_labels.h"
 #include "sinks/metrics.h"
+#include "snapshot/dsm.h"
 
 namespace pgmemtrace {
 namespace {
@@ -131,6 +132,32 @@ void Metrics::add_servers(const Snapshot &snapshot, SeriesSet &out) const
   out.add(std::move(level));
   out.add(std::move(wanted));
   out.add(std::move(overhead));
+}
+
+void Metrics::add_dsm(const Snapshot &snapshot, SeriesSet &out) const
+{
+  Family segments =
+      gauge("dsm_segments",
+            "Segments of dynamic shared memory. kind: area (a piece of a shared area), "
+            "pinned (stays without users), shared (goes with its last user).",
+            {"instance", "kind"});
+  Family bytes = gauge("dsm_bytes", "Their size, where it is known.", {"instance", "kind"});
+  for (const ServerStatus &server : snapshot.servers) {
+    if (!server.dsm)
+      continue;
+    const std::string &instance = known(server.instance);
+    for (const char *kind : {"area", "pinned", "shared"}) {
+      segments.add({instance, kind}, 0);
+      bytes.add({instance, kind}, 0);
+    }
+    for (const DsmSegment &segment : server.dsm->segments) {
+      const char *kind = segment.area ? "area" : segment.pinned ? "pinned" : "shared";
+      segments.add({instance, kind}, 1);
+      bytes.add({instance, kind}, number(segment.bytes));
+    }
+  }
+  out.add(std::move(segments));
+  out.add(std::move(bytes));
 }
 
 void Metrics::add_violations(std::span<const Violation> active, SeriesSet &out) const

@@ -42,6 +42,7 @@ std::vector<prometheus::MetricFamily> Metrics::render(const Snapshot &snapshot,
   add_tool(snapshot, out);
   add_health(snapshot.health, out);
   add_servers(snapshot, out);
+  add_dsm(snapshot, out);
   add_violations(active, out);
   add_processes(snapshot, out);
   add_databases(snapshot, out);

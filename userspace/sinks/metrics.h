@@ -70,6 +70,7 @@ private:
   void add_tool(const Snapshot &snapshot, SeriesSet &out) const;
   void add_health(const Health &health, SeriesSet &out) const;
   void add_servers(const Snapshot &snapshot, SeriesSet &out) const;
+  void add_dsm(const Snapshot &snapshot, SeriesSet &out) const;
   void add_violations(std::span<const Violation> active, SeriesSet &out) const;
   void add_processes(const Snapshot &snapshot, SeriesSet &out) const;
   void add_databases(const Snapshot &snapshot, SeriesSet &out) const;

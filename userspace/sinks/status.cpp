@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "snapshot/dsm.h"
+
 namespace pgmemtrace {
 
 std::optional<Status> StatusTracker::due(const Snapshot &snapshot)
@@ -23,6 +25,11 @@ std::optional<Status> StatusTracker::due(const Snapshot &snapshot)
     if (!status.biggest || total_bytes(*status.biggest) < total_bytes(*process))
       status.biggest = process;
   }
+  for (const auto &server : snapshot.servers)
+    if (server.dsm) {
+      status.dsm_segments += server.dsm->segments.size();
+      status.dsm_bytes += total_bytes(*server.dsm);
+    }
   note_growth(snapshot, status);
   note_losses(snapshot.health, status);
   last_ = snapshot.taken_at;

@@ -20,7 +20,9 @@ struct Status {
   std::uint64_t total_bytes = 0; // of all contexts of all processes
   std::uint64_t used_bytes = 0;
   std::uint64_t private_bytes = 0;
-  std::size_t incomplete = 0;                     // processes whose sums are a lower bound
+  std::size_t incomplete = 0; // processes whose sums are a lower bound
+  std::size_t dsm_segments = 0;
+  std::uint64_t dsm_bytes = 0;
   std::shared_ptr<const ProcessSnapshot> biggest; // null without processes
   std::shared_ptr<const ProcessSnapshot>
       fastest; // grew most since the last status; null: none grew

@@ -178,6 +178,8 @@ std::uint64_t used_bytes(const ProcessSnapshot &process);
 // "TopMemoryContext/CacheMemoryContext/index info": names only, no idents.
 std::string path_of(const ProcessSnapshot &process, std::size_t context);
 
+struct DsmSnapshot; // snapshot/dsm.h
+
 // ---- servers, the tool itself -------------------------------------------------
 
 enum class Level : std::uint8_t { sweep, request, statement, block, alloc };
@@ -197,6 +199,7 @@ struct ServerStatus {
   double overhead_ratio = 0;         // estimated cost of our probes / the server's CPU time
   double cpu_seconds = 0;            // of the server's processes in the last governor period
   std::map<std::string, std::uint64_t> probe_hits; // by probe name, since the server was found
+  std::shared_ptr<const DsmSnapshot> dsm;          // the latest; null: none could be taken
 };
 
 struct Health {

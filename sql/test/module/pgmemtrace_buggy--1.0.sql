@@ -14,3 +14,5 @@ CREATE FUNCTION unpin_dsm(handle bigint) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_unpin_dsm';
 CREATE FUNCTION leak_context(bytes integer) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_context';
+CREATE FUNCTION leak_in_top(bytes integer) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_in_top';

@@ -5,6 +5,7 @@
  *   write_to_segment(segment, at, bytes)  writes into one of its shared segments, or past it
  *   make_dsm(bytes, pinned), unpin_dsm()  a DSM segment that stays, for the session or for good
  *   leak_context(bytes)                   a context below TopMemoryContext that nobody deletes
+ *   leak_in_top(bytes)                    memory in TopMemoryContext itself that nobody frees
  *   watch(by)                             what the kernel does to a process when a probe with a
  *                                         reference counter comes (1) and goes (-1)
  */
@@ -31,6 +32,7 @@ PG_FUNCTION_INFO_V1(buggy_write_to_segment);
 PG_FUNCTION_INFO_V1(buggy_make_dsm);
 PG_FUNCTION_INFO_V1(buggy_unpin_dsm);
 PG_FUNCTION_INFO_V1(buggy_leak_context);
+PG_FUNCTION_INFO_V1(buggy_leak_in_top);
 
 /* As far as write_to_segment() goes: into what aligning leaves over, never to a neighbour. */
 #define BEYOND 24
@@ -140,5 +142,11 @@ Datum buggy_leak_context(PG_FUNCTION_ARGS)
       AllocSetContextCreate(TopMemoryContext, "buggy leak", ALLOCSET_SMALL_SIZES);
 
   (void)MemoryContextAlloc(context, PG_GETARG_INT32(0));
+  PG_RETURN_VOID();
+}
+
+Datum buggy_leak_in_top(PG_FUNCTION_ARGS)
+{
+  (void)MemoryContextAlloc(TopMemoryContext, PG_GETARG_INT32(0));
   PG_RETURN_VOID();
 }

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <sstream>
 
 #include <unistd.h>
@@ -123,36 +124,55 @@ bool names_file(const nlohmann::json &link, const char *key, const std::string &
   return std::filesystem::path(link.value(key, "")).filename() == file;
 }
 
-} // namespace
-
-std::set<unsigned> probe_links(const std::string &file)
+nlohmann::json all_links()
 {
-  auto bpftool = run_command({"bpftool", "--json", "link", "show"});
+  const auto bpftool = run_command({"bpftool", "--json", "link", "show"});
   auto links = nlohmann::json::parse(bpftool.out, nullptr, false);
+  if (links.is_array())
+    return links;
+  ADD_FAILURE() << "bpftool link: " << bpftool.out << bpftool.err;
+  return nlohmann::json::array();
+}
+
+std::set<unsigned> links_held_by(pid_t pid)
+{
   std::set<unsigned> ids;
-  if (!links.is_array()) {
-    ADD_FAILURE() << "bpftool link: " << bpftool.out << bpftool.err;
-    return ids;
-  }
-  for (const auto &link : links) {
-    auto type = link.value("type", "");
-    // A link of its own per uprobe (perf_event) or one for many (uprobe_multi).
-    if ((type == "uprobe_multi" && names_file(link, "path", file)) ||
-        (type == "perf_event" && names_file(link, "file", file)))
-      ids.insert(link.value("id", 0u));
+  std::error_code gone;
+  for (const auto &fd :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fdinfo", gone)) {
+    std::ifstream text(fd.path());
+    unsigned id = 0;
+    for (std::string word; text >> word;)
+      if (word == "link_id:" && text >> id)
+        ids.insert(id);
   }
   return ids;
 }
 
-std::set<unsigned> new_probes(const std::set<unsigned> &before, const std::string &file)
+} // namespace
+
+std::set<unsigned> probe_links(pid_t holder, const std::string &file)
 {
-  auto now = probe_links(file);
-  std::set<unsigned> result;
-  std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
-                      std::inserter(result, result.end()));
-  return result;
+  const auto held = links_held_by(holder);
+  std::set<unsigned> links;
+  for (const auto &link : all_links()) {
+    auto type = link.value("type", "");
+    // A link of its own per uprobe (perf_event) or one for many (uprobe_multi).
+    const bool there = (type == "uprobe_multi" && names_file(link, "path", file)) ||
+                       (type == "perf_event" && names_file(link, "file", file));
+    if (const auto id = link.value("id", 0U); there && held.contains(id))
+      links.insert(id);
+  }
+  return links;
 }
 
-size_t probes_attached() { return probe_links().size(); }
+std::set<unsigned> living(const std::set<unsigned> &links)
+{
+  std::set<unsigned> result;
+  for (const auto &link : all_links())
+    if (const auto id = link.value("id", 0U); links.contains(id))
+      result.insert(id);
+  return result;
+}
 
 } // namespace pgmemtrace::test

@@ -70,12 +70,11 @@ std::optional<double> metric(int port, const std::string &series);
 // How often a probe was hit, in one server or in all that the daemon watches.
 double probe_hits(int port, const std::string &probe, const std::string &instance = {});
 
-// The ids of the uprobe links that live in the kernel on a file called `postgres`, or another,
-// whoever holds them.  What was there before is no business of the test:
-//   EXPECT_TRUE(eventually([&] { return new_probes(before).empty(); }));
-std::set<unsigned> probe_links(const std::string &file = "postgres");
-std::set<unsigned> new_probes(const std::set<unsigned> &before,
-                              const std::string &file = "postgres");
-size_t probes_attached();
+// The ids of the uprobe links that a process holds on a file called `postgres`, or another.  Those
+// of other daemons on the machine are no business of the test.
+std::set<unsigned> probe_links(pid_t holder, const std::string &file = "postgres");
+// Which of them live in the kernel, whoever holds them now:
+//   EXPECT_TRUE(eventually([&] { return living(links).empty(); }));
+std::set<unsigned> living(const std::set<unsigned> &links);
 
 } // namespace pgmemtrace::test

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// rules_window_test - what two snapshots say of the time between them.
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "rules/window.h"
+#include "rules_fake_process.h"
+
+namespace pgmemtrace::test {
+namespace {
+
+const std::string kTop = "TopMemoryContext";
+const std::string kCache = "TopMemoryContext|CacheMemoryContext";
+
+// "rule context" of all that it finds.
+std::vector<std::string> names(const std::vector<Violation> &violations)
+{
+  std::vector<std::string> out;
+  for (const auto &violation : violations)
+    out.push_back(violation.rule + " " + violation.context);
+  return out;
+}
+
+class WindowTest : public testing::Test {
+protected:
+  template <typename Change>
+  std::vector<Violation> window(Change change, const WindowLimits &limits = {})
+  {
+    const auto before = process_.advance(1, 1).take();
+    change(process_);
+    return judge_window(before, process_.advance(1, 3).take(), limits, {});
+  }
+
+  FakeProcess process_;
+};
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+TEST_F(WindowTest, finds_nothing_where_nothing_changed)
+{
+  EXPECT_THAT(window([](FakeProcess &) {}), IsEmpty());
+}
+
+TEST_F(WindowTest, one_context_that_stays_is_a_leak)
+{
+  const auto found = window([](FakeProcess &p) { p.set(kTop + "|my_extension", 1, 500, 8192); });
+  ASSERT_THAT(names(found), ElementsAre("context_leak my_extension"));
+  EXPECT_EQ(found.front().path, "TopMemoryContext/my_extension");
+  EXPECT_EQ(found.front().before_bytes, 0U);
+  EXPECT_EQ(found.front().delta_bytes, 500);
+  EXPECT_EQ(found.front().occurrences, 1U);
+  EXPECT_EQ(found.front().severity, Severity::info);
+}
+
+TEST_F(WindowTest, counts_what_came_and_not_what_was_there)
+{
+  process_.set(kTop + "|my_extension", 40, 40 * 90e3, 40 * 100e3);
+  EXPECT_THAT(window([](FakeProcess &) {}), IsEmpty());
+  const auto found =
+      window([](FakeProcess &p) { p.set(kTop + "|my_extension", 60, 60 * 90e3, 60 * 100e3); });
+  ASSERT_THAT(names(found), ElementsAre("context_leak my_extension"));
+  EXPECT_EQ(found.front().occurrences, 20U);
+  EXPECT_EQ(found.front().severity, Severity::error); // 1.8 MB
+}
+
+TEST_F(WindowTest, is_silent_below_its_own_limits)
+{
+  WindowLimits limits{.min_leak_bytes = 10'000, .bloat_min_bytes = 20'000};
+  process_.set(kTop + "|grower", 1, 1000, 8192);
+  const auto grow = [](double by) {
+    return [by](FakeProcess &p) {
+      p.set(kTop + "|grower", 1, 1000 + by, 65536);
+      p.set(kTop + "|newcomer", 1, by, by);
+    };
+  };
+  EXPECT_THAT(names(window(grow(9'999), limits)), IsEmpty());
+  process_.set(kTop + "|newcomer", 0, 0, 0).set(kTop + "|grower", 1, 1000, 8192);
+  EXPECT_THAT(names(window(grow(15'000), limits)), ElementsAre("context_leak newcomer"));
+}
+
+TEST_F(WindowTest, a_context_that_was_there_and_grew_is_bloat)
+{
+  process_.set(kTop + "|grower", 1, 1000, 8192);
+  const auto found = window([](FakeProcess &p) { p.set(kTop + "|grower", 1, 200'000, 262'144); });
+  ASSERT_THAT(names(found), ElementsAre("ctx_bloat grower"));
+  EXPECT_EQ(found.front().severity, Severity::warning);
+}
+
+TEST_F(WindowTest, memory_in_the_top_context_is_in_the_wrong_one)
+{
+  EXPECT_THAT(names(window([](FakeProcess &p) { p.set(kTop, 1, 190'000, 200'000); })),
+              ElementsAre("wrong_ctx_alloc TopMemoryContext"));
+}
+
+TEST_F(WindowTest, core_notes_its_locks_there)
+{
+  process_.set(kTop + "|LOCALLOCK hash", 1, 8'000, 8192);
+  EXPECT_THAT(names(window([](FakeProcess &p) {
+                p.set(kTop + "|LOCALLOCK hash", 1, 48'000, 65'536);
+                p.set(kTop, 1, 90'000 + 100'000, 262'144);
+              })),
+              IsEmpty());
+}
+
+TEST_F(WindowTest, caches_that_fill_are_no_finding)
+{
+  EXPECT_THAT(names(window([](FakeProcess &p) {
+                p.set(kCache, 1, 900'000, 1'048'576);
+                p.set(kCache + "|index info", 200, 300'000, 400'000);
+                p.set(kTop + "|CFuncHash", 1, 7'000, 8192);
+                p.set(kTop + "|PL/pgSQL function", 3, 50'000, 60'000);
+              })),
+              IsEmpty());
+}
+
+TEST_F(WindowTest, the_statements_that_open_and_close_it_are_not_looked_at)
+{
+  EXPECT_THAT(names(window([](FakeProcess &p) {
+                p.set(kTop + "|MessageContext", 1, 100'000, 131'072);
+                p.set(kTop + "|MessageContext|my_extension", 4, 100'000, 131'072);
+                p.set(kTop + "|TopPortalContext|PortalContext", 1, 1000, 1024);
+                p.set(kTop + "|TopPortalContext|PortalContext|ExecutorState", 1, 90'000, 131'072);
+              })),
+              IsEmpty());
+}
+
+TEST_F(WindowTest, its_pattern_and_its_allowances_are_likes)
+{
+  const auto leak = [](FakeProcess &p) {
+    p.set(kTop + "|one_cache", 1, 9000, 9000).set(kTop + "|other", 1, 9000, 9000);
+  };
+  const auto forget = [&] {
+    process_.set(kTop + "|one_cache", 0, 0, 0).set(kTop + "|other", 0, 0, 0);
+  };
+  EXPECT_THAT(names(window(leak, {.pattern = "oth_r"})), ElementsAre("context_leak other"));
+  forget();
+  EXPECT_THAT(names(window(leak, {.allowed_contexts = {"%cache"}})),
+              ElementsAre("context_leak other"));
+}
+
+TEST_F(WindowTest, names_the_query_and_the_code_of_the_time_between)
+{
+  const auto found = window([](FakeProcess &p) {
+    p.set(kTop + "|my_extension", 5, 50'000, 50'000);
+    p.values().activity.growth = {{.query = "SELECT leak()",
+                                   .phase = Phase::execute,
+                                   .bytes = 50'000,
+                                   .new_contexts = 5,
+                                   .occurrences = 5}};
+    p.values().block_growth = {{.context = 0,
+                                .made = true,
+                                .name = "my_extension",
+                                .bytes = 50'000,
+                                .raised = 50'000,
+                                .blocks = 5,
+                                .stack = 77}};
+  });
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found.front().query, "SELECT leak()");
+  EXPECT_EQ(found.front().stack_id, 77U);
+}
+
+} // namespace
+} // namespace pgmemtrace::test

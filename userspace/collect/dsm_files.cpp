@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "collect/dsm_files.h"
+
+#include <charconv>
+#include <string>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace pgmemtrace {
+namespace {
+
+UniqueFd open_below(const Proc &proc, pid_t pid, std::string_view folder, const std::string &file)
+{
+  const UniqueFd root(::open(proc.path(pid, folder).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  // A name that leads to a FIFO must not make us wait.
+  return root ? open_rooted(root.get(), file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+              : UniqueFd();
+}
+
+} // namespace
+
+std::optional<std::uint32_t> dsm_handle_of(std::string_view mapped_path)
+{
+  const auto handle = [&](std::string_view before, int base) -> std::optional<std::uint32_t> {
+    const auto at = mapped_path.rfind(before);
+    if (at == std::string_view::npos)
+      return std::nullopt;
+    const char *const first = mapped_path.data() + at + before.size();
+    const char *const end = mapped_path.data() + mapped_path.size();
+    std::uint32_t value = 0;
+    const auto parsed = std::from_chars(first, end, value, base);
+    return parsed.ec == std::errc() && parsed.ptr == end ? std::optional(value) : std::nullopt;
+  };
+  if (const auto posix = handle("/dev/shm/PostgreSQL.", 10))
+    return posix;
+  if (const auto mmap = handle("pg_dynshmem/mmap.", 10))
+    return mmap;
+  return handle("/SYSV", 16);
+}
+
+std::optional<DsmFile> DsmFile::open(const Proc &proc, pid_t postmaster, std::uint32_t handle)
+{
+  auto fd = open_below(proc, postmaster, "root", fmt::format("dev/shm/PostgreSQL.{}", handle));
+  if (!fd)
+    fd = open_below(proc, postmaster, "cwd", fmt::format("pg_dynshmem/mmap.{}", handle));
+  struct stat st {};
+  if (!fd || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0)
+    return std::nullopt;
+  return DsmFile(std::move(fd), static_cast<std::uint64_t>(st.st_size));
+}
+
+std::size_t DsmFile::read(std::uint64_t offset, std::span<std::byte> into) const
+{
+  const ssize_t got = pread(fd_.get(), into.data(), into.size(), static_cast<off_t>(offset));
+  return got < 0 ? 0 : static_cast<std::size_t>(got);
+}
+
+} // namespace pgmemtrace

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// windows.h - the test windows that are open, and what was seen of their processes meanwhile.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "rules/window.h"
+
+namespace pgmemtrace {
+
+class Windows {
+public:
+  using Process = std::shared_ptr<const ProcessSnapshot>;
+
+  // `before`: exact, of a process that waits.  One window per process: a new one replaces it.
+  void begin(Process before, WindowLimits limits);
+
+  // Everything that is seen of any process from there on.
+  void saw(const ProcessSnapshot &process);
+  void saw(std::span<const Violation> changes);
+
+  // Closes the window: what it left behind, and what the rules of a watched server raised.
+  // nullopt: this process has none.
+  std::optional<std::vector<Violation>> end(const ProcessSnapshot &after, const RuleLimits &rules);
+  void forget(const ProcessId &process);
+
+private:
+  struct Window {
+    Process before;
+    WindowLimits limits;
+    std::vector<QueryGrowth> growth;
+    std::map<ViolationKey, Violation> raised; // the last state of each
+  };
+  std::map<ProcessId, Window> open_;
+};
+
+// What was added to `before` until `after`.
+std::vector<BlockGrowth> growth_since(std::span<const BlockGrowth> before,
+                                      std::span<const BlockGrowth> after);
+
+} // namespace pgmemtrace

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "rules/window.h"
+
+#include <algorithm>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "knowledge/known_contexts.h"
+#include "rules/allowance.h"
+#include "rules/describe.h"
+#include "rules/fold.h"
+#include "rules/options.h"
+
+namespace pgmemtrace {
+namespace {
+
+// From one point of a group to the next.
+struct Growth {
+  HistoryPoint before, after;
+
+  double contexts() const { return static_cast<double>(after.count) - before.count; }
+  double used() const { return difference(before.used, after.used); }
+  double total() const { return difference(before.total, after.total); }
+
+private:
+  static double difference(std::uint64_t from, std::uint64_t to)
+  {
+    return static_cast<double>(to) - static_cast<double>(from);
+  }
+};
+
+Growth growth_of(const ContextGroup &group) { return {group.points.front(), group.points.back()}; }
+
+std::string used_from_to(const Growth &growth)
+{
+  return fmt::format("used {} -> {} in the window",
+                     human_bytes(static_cast<double>(growth.before.used)),
+                     human_bytes(static_cast<double>(growth.after.used)));
+}
+
+class Judge {
+public:
+  Judge(const ProcessHistory &history, const WindowLimits &window, RuleLimits rules)
+      : history_(history), rules_(rules)
+  {
+    rules_.context_leak.session.info = window.min_leak_bytes;
+    rules_.wrong_ctx_alloc.min_bytes = window.min_leak_bytes;
+    rules_.ctx_bloat.session.info = window.bloat_min_bytes;
+  }
+
+  std::optional<Finding> judge(std::size_t i) const
+  {
+    if (history_.groups()[i].scope == Scope::statement)
+      return std::nullopt;
+    if (auto finding = leak(i))
+      return finding;
+    return lives_too_long(history_.groups()[i]) ? wrong_context(i) : bloat(i);
+  }
+
+private:
+  std::optional<Finding> leak(std::size_t i) const
+  {
+    const ContextGroup &group = history_.groups()[i];
+    const KnownContext *known = lookup(group.name, history_.process().major);
+    const auto allowed = leak_allowance(group, known, rules_.context_leak);
+    if (!allowed)
+      return std::nullopt;
+    // Core has some that come with first use.
+    const bool foreign = group.scope == Scope::session && known == nullptr;
+    const Growth growth = growth_of(group);
+    if (growth.contexts() < (foreign ? 1 : allowed->contexts))
+      return std::nullopt;
+    // An almost empty context costs a whole block.
+    if (growth.total() < static_cast<double>(allowed->scale.info))
+      return std::nullopt;
+    Finding finding = find("context_leak", i, growth, allowed->scale, true);
+    finding.new_contexts = growth.contexts();
+    Violation &v = finding.violation;
+    v.occurrences = static_cast<std::uint64_t>(growth.contexts());
+    v.detail = fmt::format("contexts {} -> {}, {}", human_count(growth.before.count),
+                           human_count(growth.after.count), used_from_to(growth));
+    return finding;
+  }
+
+  std::optional<Finding> wrong_context(std::size_t i) const
+  {
+    const Growth growth = growth_of(history_.groups()[i]);
+    const auto &limits = rules_.wrong_ctx_alloc;
+    const Beside beside = held_beside(history_, i);
+    if (growth.used() - beside.locks - beside.tables < static_cast<double>(limits.min_bytes))
+      return std::nullopt;
+    return find("wrong_ctx_alloc", i, growth, {limits.min_bytes, limits.warning_bytes, UINT64_MAX},
+                false);
+  }
+
+  std::optional<Finding> bloat(std::size_t i) const
+  {
+    const ContextGroup &group = history_.groups()[i];
+    const auto scale = bloat_allowance(history_, group, rules_.ctx_bloat);
+    const Growth growth = growth_of(group);
+    // What came with the window is a leak, or too little of one.
+    if (!scale || growth.before.count == 0 || growth.contexts() > 0 ||
+        growth.used() < static_cast<double>(scale->info))
+      return std::nullopt;
+    return find("ctx_bloat", i, growth, *scale, false);
+  }
+
+  Finding find(std::string_view rule, std::size_t i, const Growth &growth, const Scale &scale,
+               bool by_contexts) const
+  {
+    Finding finding = finding_of(rule, history_, i);
+    Violation &v = finding.violation;
+    v.time = history_.taken_at();
+    v.severity = severity_of(growth.used(), scale);
+    set_bytes(v, static_cast<double>(growth.before.used), static_cast<double>(growth.after.used));
+    v.shape = "step";
+    v.occurrences = 1;
+    v.detail = used_from_to(growth);
+    blame_growing_query(v, history_, by_contexts);
+    blame_code(v, history_.groups()[i], by_contexts);
+    return finding;
+  }
+
+  const ProcessHistory &history_;
+  RuleLimits rules_;
+};
+
+} // namespace
+
+bool looks_at(const WindowLimits &limits, const std::string &context)
+{
+  return (limits.pattern.empty() || like(context, limits.pattern)) &&
+         std::ranges::none_of(limits.allowed_contexts,
+                              [&](const std::string &allowed) { return like(context, allowed); });
+}
+
+std::vector<Violation> judge_window(const ProcessSnapshot &before, const ProcessSnapshot &after,
+                                    const WindowLimits &limits, const RuleLimits &rules)
+{
+  ProcessHistory history;
+  history.push(before);
+  history.push(after);
+  const Judge judge(history, limits, rules);
+  std::vector<Finding> findings;
+  for (std::size_t i = 0; i < history.groups().size(); ++i)
+    if (auto finding = judge.judge(i))
+      findings.push_back(std::move(*finding));
+  // Folded before it is filtered: the part of an allowed fault is allowed.
+  std::vector<Violation> violations;
+  for (Finding &finding : fold(history, std::move(findings)))
+    if (looks_at(limits, finding.violation.context))
+      violations.push_back(std::move(finding.violation));
+  return violations;
+}
+
+} // namespace pgmemtrace

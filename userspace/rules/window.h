@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// window.h - what a test window left behind: two exact snapshots of one process, compared.
+//
+// The rules of a watched server need a trend, since nobody knows what a session is about.  Who
+// opens a window says "what I do in here leaves nothing", so one context that stays is a finding.
+// What lives no longer than a statement is not looked at: the statements that open and close the
+// window have such contexts themselves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "rules/limits.h"
+#include "rules/violation.h"
+#include "snapshot/snapshot.h"
+
+namespace pgmemtrace {
+
+struct WindowLimits {
+  std::string pattern;                       // LIKE, on the context's name; empty: all
+  std::vector<std::string> allowed_contexts; // LIKE patterns
+  std::uint64_t min_leak_bytes = 8 * kKiB;   // contexts that stay; memory in the wrong context
+  std::uint64_t bloat_min_bytes = 8 * kKiB;  // growth of contexts that were there
+};
+
+// Is this context a window's business?
+bool looks_at(const WindowLimits &limits, const std::string &context);
+
+// `after`: its activity.growth and block_growth are of the time since `before`.  By path.
+std::vector<Violation> judge_window(const ProcessSnapshot &before, const ProcessSnapshot &after,
+                                    const WindowLimits &limits, const RuleLimits &rules);
+
+} // namespace pgmemtrace
