@@ -121,23 +121,31 @@ struct Bench {
   std::unique_ptr<ServerList> servers;
   KernelMaps maps{{}};
   std::unique_ptr<Probes> probes;
-  std::unique_ptr<Probes> recorder; // the same, every block's stack taken
+  std::unique_ptr<test::Daemon> recorder;
 
-  void level(Level level) { set(*probes, level); }
-  void record(bool on) { set(*recorder, on ? Level::block : Level::sweep); }
+  void level(Level level)
+  {
+    if (auto done = probes->set_level(level); !done)
+      must(std::move(done));
+  }
+  // `pgmemtrace record` itself: what a stack costs depends on whether its walk was proven.
+  void record(bool on)
+  {
+    recorder.reset();
+    if (!on)
+      return;
+    recorder = must(test::Daemon::start({"record", "--pid",
+                                         std::to_string(cluster->postmaster_pid()), "--duration",
+                                         "10m", "-o", cluster->socket_directory() / "recording"}));
+    recorder->wait_for_line([](const std::string &line) { return line.starts_with("recording"); },
+                            std::chrono::seconds(30), test::Daemon::Stream::err);
+  }
   std::uint64_t hits(pgmt_probe probe) const
   {
     std::uint64_t sum = 0;
     for (const auto &process : maps.processes())
       sum += process.hits[probe];
     return sum;
-  }
-
-private:
-  static void set(Probes &probes, Level level)
-  {
-    if (auto done = probes.set_level(level); !done)
-      must(std::move(done));
   }
 };
 
@@ -150,8 +158,6 @@ void attach(Bench &bench)
   const auto &binary = *bench.servers->binaries().front();
   bench.probes = std::make_unique<Probes>(
       must(Probes::load(binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1})));
-  bench.recorder = std::make_unique<Probes>(must(Probes::load(
-      binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1, .record_all = true})));
 }
 
 // Programs that do nothing where ours would be: what the traps alone cost.
@@ -199,7 +205,8 @@ private:
   std::unique_ptr<bpf_link, Free> link_;
 };
 
-// Our probes at each of `levels`, and recording every block.
+// Our probes at each of `levels`, and recording every block: by the second stretch its stacks are
+// known.
 void levels(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
             const std::vector<Level> &levels, const std::function<double()> &measure)
 {
@@ -207,8 +214,11 @@ void levels(Bench &bench, nlohmann::json &out, const std::string &part, int roun
     out.push_back(
         report(part, fmt::format("level {}", to_string(level)), "us",
                pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));
-  out.push_back(report(part, "level block, every stack", "us",
-                       pairs(rounds, measure, [&](bool on) { bench.record(on); })));
+  out.push_back(report(part, "level block, every stack", "us", pairs(rounds, measure, [&](bool on) {
+                         bench.record(on);
+                         if (on)
+                           measure();
+                       })));
 }
 
 // Each of `all`, with empty programs and with ours.
