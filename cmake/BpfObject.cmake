@@ -75,10 +75,11 @@ function(pgmt_layout_btf target)
     set(btf ${CMAKE_CURRENT_BINARY_DIR}/${stem}.btf)
     add_custom_command(
       OUTPUT ${btf}
-      COMMAND ${PGMT_CLANG} -g -O2 -Wall -target bpf -x c ${define}
+      COMMAND ${PGMT_CLANG} -g -O2 -Wall -target bpf -x c ${define} -MD -MF ${obj}.d -MT ${btf}
               -c ${CMAKE_CURRENT_SOURCE_DIR}/${header} -o ${obj}
       COMMAND ${PGMT_OBJCOPY} --dump-section .BTF=${btf} ${obj}
       DEPENDS ${header}
+      DEPFILE ${obj}.d
       COMMENT "BTF  ${stem}.btf"
       VERBATIM)
     list(APPEND blobs ${btf})

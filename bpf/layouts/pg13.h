@@ -4,53 +4,18 @@
  *
  * Compiled with clang -target bpf -g into a BTF blob; the kernel half is relocated against
  * it, and the sweep takes its offsets from it.  Offsets were compared with the server
- * headers by scripts/check-layouts.sh.  Source: src/include/nodes/memnodes.h,
- * src/backend/utils/mmgr/{aset,generation,slab}.c, executor/execdesc.h, nodes/plannodes.h,
- * libpq/libpq-be.h, postmaster/bgworker.h, pgstat.h,
- * utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c, storage/pg_shmem.h,
- * access/session.h, src/backend/storage/ipc/dsm.c of REL_13.
+ * headers by scripts/check-layouts.sh.  Source: src/backend/utils/mmgr/{aset,generation,slab}.c,
+ * nodes/plannodes.h, libpq/libpq-be.h, pgstat.h, utils/{catcache,plancache}.h,
+ * src/backend/utils/hash/dynahash.c, src/backend/storage/ipc/dsm.c of REL_13.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
  */
 #ifndef PGMEMTRACE_LAYOUTS_PG13_H
 #define PGMEMTRACE_LAYOUTS_PG13_H
 
-typedef unsigned long Size;
-typedef struct MemoryContextData *MemoryContext;
-
-struct MemoryContextData {
-	int type; /* NodeTag */
-	_Bool isReset;
-	_Bool allowInCritSection;
-	Size mem_allocated;
-	const void *methods;
-	MemoryContext parent;
-	MemoryContext firstchild;
-	MemoryContext prevchild;
-	MemoryContext nextchild;
-	const char *name;
-	const char *ident;
-	void *reset_cbs;
-};
-
-struct dlist_node {
-	struct dlist_node *prev;
-	struct dlist_node *next;
-};
-
-struct dlist_head {
-	struct dlist_node head;
-};
+#include "common.h"
 
 /* aset.c */
-
-struct AllocBlockData {
-	struct AllocSetContext *aset;
-	struct AllocBlockData *prev;
-	struct AllocBlockData *next;
-	char *freeptr;
-	char *endptr;
-};
 
 struct AllocChunkData {
 	Size size;
@@ -122,7 +87,7 @@ struct SlabContext {
 	struct dlist_head freelist[];
 };
 
-/* executor/execdesc.h, nodes/plannodes.h */
+/* nodes/plannodes.h */
 
 struct PlannedStmt {
 	int type;
@@ -133,30 +98,12 @@ struct PlannedStmt {
 	int stmt_len;
 };
 
-struct QueryDesc {
-	int operation;
-	struct PlannedStmt *plannedstmt;
-	const char *sourceText;
-	char unread1[56];
-	void *estate;
-	void *planstate;
-	_Bool already_executed;
-	void *totaltime;
-};
-
 /* libpq/libpq-be.h */
 
 struct Port {
 	char unread1[328];
 	char *database_name;
 	char *user_name;
-};
-
-/* postmaster/bgworker.h; longer than what is declared here */
-
-struct BackgroundWorker {
-	char bgw_name[96];
-	char bgw_type[96];
 };
 
 /* pgstat.h; longer than what is declared here */
@@ -168,20 +115,7 @@ struct PgBackendStatus {
 	char *st_activity_raw;
 };
 
-/* lib/ilist.h, access/htup.h, utils/catcache.h */
-
-struct slist_node {
-	struct slist_node *next;
-};
-
-struct slist_head {
-	struct slist_node head;
-};
-
-struct HeapTupleData {
-	unsigned int t_len;
-	char unread1[20];
-};
+/* utils/catcache.h */
 
 struct catcache {
 	int id;
@@ -198,38 +132,6 @@ struct catcache {
 	_Bool cc_relisshared;
 	struct slist_node cc_next;
 	char unread3[288];
-};
-
-struct catctup {
-	int ct_magic;
-	unsigned int hash_value;
-	char unread1[32];
-	struct dlist_node cache_elem;
-	int refcount;
-	_Bool dead;
-	_Bool negative;
-	struct HeapTupleData tuple;
-	void *c_list;
-	struct catcache *my_cache;
-};
-
-struct catclist {
-	int cl_magic;
-	unsigned int hash_value;
-	struct dlist_node cache_elem;
-	char unread1[32];
-	int refcount;
-	_Bool dead;
-	_Bool ordered;
-	short nkeys;
-	int n_members;
-	struct catcache *my_cache;
-	struct catctup *members[];
-};
-
-struct catcacheheader {
-	struct slist_head ch_caches;
-	int ch_ntup;
 };
 
 /* utils/plancache.h */
@@ -260,44 +162,7 @@ struct HASHHDR {
 	char unread1[88];
 };
 
-struct HTAB {
-	struct HASHHDR *hctl;
-	char unread1[48];
-	char *tabname;
-	_Bool isshared;
-	char unread2[31];
-};
-
-/* storage/pg_shmem.h */
-
-struct PGShmemHeader {
-	int magic;
-	int creatorPID;
-	Size totalsize;
-	Size freeoffset;
-	unsigned int dsm_control;
-	char unread1[28];
-};
-
-/* access/session.h */
-
-struct Session {
-	struct dsm_segment *segment;
-	char unread1[32];
-};
-
 /* dsm.c */
-
-struct dsm_segment {
-	struct dlist_node node;
-	void *resowner; /* NULL: the mapping is pinned */
-	unsigned int handle;
-	unsigned int control_slot;
-	void *impl_private;
-	void *mapped_address;
-	Size mapped_size;
-	char unread1[8];
-};
 
 struct dsm_control_item {
 	unsigned int handle;
@@ -315,28 +180,18 @@ struct dsm_control_header {
 
 /* One variable each, so that the compiler keeps the type in the BTF. */
 struct AllocSetContext pgmt_keep_aset;
-struct AllocBlockData pgmt_keep_aset_block;
 struct AllocChunkData pgmt_keep_aset_chunk;
 struct GenerationContext pgmt_keep_generation;
 struct GenerationBlock pgmt_keep_generation_block;
 struct GenerationChunk pgmt_keep_generation_chunk;
 struct SlabContext pgmt_keep_slab;
 struct SlabBlock pgmt_keep_slab_block;
-struct QueryDesc pgmt_keep_query_desc;
 struct PlannedStmt pgmt_keep_planned_stmt;
 struct Port pgmt_keep_port;
 struct PgBackendStatus pgmt_keep_backend_status;
-struct BackgroundWorker pgmt_keep_background_worker;
-struct catcacheheader pgmt_keep_catcache_header;
 struct catcache pgmt_keep_catcache;
-struct catctup pgmt_keep_catctup;
-struct catclist pgmt_keep_catclist;
 struct CachedPlanSource pgmt_keep_plan_source;
-struct HTAB pgmt_keep_htab;
 struct HASHHDR pgmt_keep_hash_header;
-struct PGShmemHeader pgmt_keep_shmem_header;
-struct Session pgmt_keep_session;
-struct dsm_segment pgmt_keep_dsm_segment;
 struct dsm_control_header pgmt_keep_dsm_control_header;
 struct dsm_control_item pgmt_keep_dsm_control_item;
 
