@@ -69,25 +69,22 @@ static __always_inline __u64 caller(struct pt_regs *ctx)
 #endif
 }
 
-/*
- * The function, its caller, and those above by frame pointers.  Newer kernels find the caller
- * themselves at some entries (6.10, x86): the daemon drops one of two that are alike.
- */
+/* The function, its caller, and those above by frame pointers. */
 static __noinline void capture_call(struct pt_regs *ctx, struct heap_call *call)
 {
 	struct pgmt_stack_key *key;
-	long size;
+	__u32 frames;
 
 	if (!call)
 		return;
 	key = &call->chunk.key.stack;
-	size = bpf_get_stack(ctx, &call->stack.ip[1], sizeof(call->stack.ip) - 8, BPF_F_USER_STACK);
-	if (size <= 8)
-		lose(PGMT_LOSS_STACK); /* the caller is known at least */
-	if (size == sizeof(call->stack.ip) - 8)
-		lose(PGMT_LOSS_STACK_CUT);
 	call->stack.ip[0] = PT_REGS_IP(ctx);
 	call->stack.ip[1] = caller(ctx);
+	frames = follow_frames(&call->stack, PT_REGS_FP(ctx), 2);
+	if (frames <= 2)
+		lose(PGMT_LOSS_STACK); /* the caller is known at least */
+	if (frames == PGMT_STACK_FRAMES)
+		lose(PGMT_LOSS_STACK_CUT);
 	key->tgid = call->place.tgid;
 	key->hash = hash_of(&call->stack);
 	if (bpf_map_lookup_elem(&stacks, key))

@@ -83,6 +83,72 @@ static __noinline __u32 copy_stack(struct pt_regs *ctx, struct pgmt_process *p)
 	return 0;
 }
 
+/* A piece of the stack.  Task storage: there is one for who takes stacks, and nobody else uses it.
+ */
+#define PIECE_BYTES 2048
+
+struct piece {
+	__u64 words[PIECE_BYTES / 8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct piece);
+} pieces SEC(".maps");
+
+/* How much there is from `at` on; less than a piece where the stack ends. */
+static __always_inline __u64 read_piece(struct piece *piece, __u64 at)
+{
+	__u64 size = PAGE_BYTES - (at & (PAGE_BYTES - 1));
+
+	if (!piece)
+		return 0;
+	if (!bpf_probe_read_user(piece, PIECE_BYTES, (void *)at))
+		return PIECE_BYTES;
+	if (size > PIECE_BYTES || bpf_probe_read_user(piece, size, (void *)at))
+		return 0;
+	return size;
+}
+
+#define FRAME_BYTES 16 /* the caller's frame pointer, the return address */
+
+/*
+ * Where frame pointers lead to, behind the `n` addresses that are there; returns how many there are
+ * then.  bpf_get_stack does the same, but reads each word by itself, and each such read is guarded.
+ */
+static __noinline __u32 follow_frames(struct pgmt_stack *stack, __u64 frame, __u32 n)
+{
+	__u64 begin = 0, size = 0, at;
+	struct piece *piece;
+
+	if (!stack)
+		return 0;
+	piece = bpf_task_storage_get(&pieces, bpf_get_current_task_btf(), NULL,
+				     BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!piece)
+		return 0;
+	for (; n < PGMT_STACK_FRAMES; n++) {
+		at = frame - begin;
+		if (at + FRAME_BYTES > size || at > PIECE_BYTES - FRAME_BYTES) {
+			size = read_piece(piece, frame);
+			if (size < FRAME_BYTES)
+				break;
+			begin = frame;
+			at = 0;
+		}
+		at = at / 8 & (PIECE_BYTES / 8 - 1);
+		frame = piece->words[at];
+		stack->ip[n] = piece->words[(at + 1) & (PIECE_BYTES / 8 - 1)];
+		if (!stack->ip[n])
+			break;
+	}
+	for (__u32 i = n; i < PGMT_STACK_FRAMES && stack->ip[i]; i++)
+		stack->ip[i] = 0; /* of the one before */
+	return n;
+}
+
 /* Fewer than the caller of the caller say nothing. */
 #define STACK_LEAST 3
 
@@ -91,15 +157,16 @@ static __noinline __u64 walk_frames(struct pt_regs *ctx, struct pgmt_process *p)
 {
 	struct pgmt_stack_key *key;
 	struct pgmt_stack *known;
-	long size;
+	__u32 frames;
 
 	if (!p)
 		return PGMT_STACK_BROKEN;
 	key = &p->growth_key.stack;
-	size = bpf_get_stack(ctx, p->stack.ip, sizeof(p->stack.ip), BPF_F_USER_STACK);
-	if (size <= 0 || !p->stack.ip[STACK_LEAST - 1])
+	p->stack.ip[0] = PT_REGS_IP(ctx);
+	frames = follow_frames(&p->stack, PT_REGS_FP(ctx), 1);
+	if (frames < STACK_LEAST)
 		return PGMT_STACK_BROKEN;
-	if (size == sizeof(p->stack.ip))
+	if (frames == PGMT_STACK_FRAMES)
 		lose(PGMT_LOSS_STACK_CUT);
 	key->hash = hash_of(&p->stack);
 	known = bpf_map_lookup_elem(&stacks, key);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "collect/heap_reader.h"
 
-#include <algorithm>
 #include <map>
 
 #include "collect/bpf_hash.h"
@@ -65,16 +64,13 @@ std::vector<NameTotals> HeapReader::names(pid_t pid)
   return all;
 }
 
-// Where the kernel finds a function's caller itself, the caller is there twice: malloc.bpf.h.  That
-// the caller is right needs no proof; what frame pointers say above it gets none, as yet.
+// That the caller is right needs no proof; what frame pointers say above it gets none, as yet.
 pgmt_stack HeapReader::stack(pid_t pid, std::uint64_t id) const
 {
   const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
   pgmt_stack stack{};
   if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
     return {};
-  if (stack.ip[1] == stack.ip[2])
-    *std::shift_left(stack.ip + 2, std::end(stack.ip), 1) = 0;
   stack.state = PGMT_STACK_UNWOUND;
   return stack;
 }
