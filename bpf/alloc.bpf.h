@@ -79,13 +79,16 @@ static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p)
  * of another field below (PostgreSQL memutils_memorychunk.h, 16 to 18). */
 #define BLOCK_OFFSET(header) ((header) >> 34 & 0x3ffffff8)
 
-/* From 16 on a chunk's header leads to its block, and that to its owner, which was an argument. */
-static __always_inline bool read_new_chunk(struct pgmt_request *r,
-					   const volatile struct pgmt_method_site *site)
+/* Who owns the chunk: up to 15 an argument.  From 16 on its header leads to its block, and that to
+ * its owner. */
+static __always_inline bool find_owner(struct pgmt_request *r,
+				       const volatile struct pgmt_method_site *site)
 {
 	__u64 header, block, value;
 	bool own_block;
 
+	if (!chunk_value_shift)
+		return true;
 	if (bpf_probe_read_user(&header, sizeof(header), (void *)(r->chunk - sizeof(header))))
 		return false;
 	own_block = header >> (chunk_value_shift - 1) & 1;
@@ -174,8 +177,8 @@ static __noinline bool read_request(struct pt_regs *ctx, struct pgmt_process *p,
 	r->chunk = site->chunk_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->chunk_in);
 	r->size = site->size_in == PGMT_NOWHERE ? 0 : register_of(ctx, site->size_in);
 	r->bytes = 0;
-	if ((r->chunk && chunk_value_shift && !read_new_chunk(r, site)) ||
-	    !read_owner(p, r, site) || (r->chunk && r->tracked && !read_bytes(r, site))) {
+	if ((r->chunk && !find_owner(r, site)) || !read_owner(p, r, site) ||
+	    (r->chunk && r->tracked && !read_bytes(r, site))) {
 		lose(PGMT_LOSS_READ_CHUNK);
 		return false;
 	}

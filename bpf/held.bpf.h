@@ -250,7 +250,7 @@ static __noinline void find_pending(struct pgmt_process *p)
 	block = read_word(pending->after ? pending->after + BLOCK_NEXT : r->context + SET_BLOCKS);
 	r->chunk = block + site->block_header + site->chunk_header;
 	if (!block || block == pending->before || read_word(block + site->owner_at) != r->context ||
-	    (chunk_value_shift && !read_new_chunk(r, site)) || !read_bytes(r, site) ||
+	    !find_owner(r, site) || !read_bytes(r, site) ||
 	    (pending->before && r->bytes != pending->chunk.bytes)) {
 		lose(PGMT_LOSS_CHUNK_UNKNOWN);
 		return;

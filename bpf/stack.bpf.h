@@ -83,8 +83,7 @@ static __noinline __u32 copy_stack(struct pt_regs *ctx, struct pgmt_process *p)
 	return 0;
 }
 
-/* A piece of the stack.  Task storage: there is one for who takes stacks, and nobody else uses it.
- */
+/* A piece of the stack: one for each task whose stacks are taken. */
 #define PIECE_BYTES 2048
 
 struct piece {
@@ -103,8 +102,6 @@ static __always_inline __u64 read_piece(struct piece *piece, __u64 at)
 {
 	__u64 size = PAGE_BYTES - (at & (PAGE_BYTES - 1));
 
-	if (!piece)
-		return 0;
 	if (!bpf_probe_read_user(piece, PIECE_BYTES, (void *)at))
 		return PIECE_BYTES;
 	if (size > PIECE_BYTES || bpf_probe_read_user(piece, size, (void *)at))
@@ -127,9 +124,7 @@ static __noinline __u32 follow_frames(struct pgmt_stack *stack, __u64 frame, __u
 		return 0;
 	piece = bpf_task_storage_get(&pieces, bpf_get_current_task_btf(), NULL,
 				     BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!piece)
-		return 0;
-	for (; n < PGMT_STACK_FRAMES; n++) {
+	for (; piece && n < PGMT_STACK_FRAMES; n++) {
 		at = frame - begin;
 		if (at + FRAME_BYTES > size || at > PIECE_BYTES - FRAME_BYTES) {
 			size = read_piece(piece, frame);

@@ -381,8 +381,7 @@ struct pgmt_request {
 	__u64 frame[2];
 	__u32 nested;  /* inside another method: no request of its own */
 	__u32 tracked; /* who holds what in its context is told */
-	__u64 set[26]; /* a context: as much as there is of AllocSetContext; before, the stack's top
-			*/
+	__u64 set[26]; /* the stack's top; then a context, as much as there is of AllocSetContext */
 	struct pgmt_call_key call_key;
 	struct pgmt_calls zero_calls;
 	struct pgmt_context_key key;

@@ -287,8 +287,7 @@ void point(Bench &bench, nlohmann::json &out)
               [&] { return client.run(bench.stretch); });
 }
 
-// What every palloc, pfree, repalloc, reset costs beside level block, which level alloc has as
-// well.
+// What each palloc, pfree, repalloc, reset costs: level alloc, less the level block in it.
 void calls(Bench &bench, nlohmann::json &out)
 {
   PointQueries client(*bench.cluster);
