@@ -24,8 +24,10 @@ mkdir -p "$folder$work"/{lib,share}/postgresql
 cp -a "$folder/usr/lib/postgresql/$major" "$folder$work/lib/postgresql/"
 cp -a "$folder/usr/share/postgresql/$major" "$folder$work/share/postgresql/"
 ln -s "$folder/usr/include" "$folder$work/include"
+mkdir "$folder$work/bpf"
 cp -a "$root/sql" "$folder$work/"
-chown -R --no-dereference --reference="$root" "$folder$work/sql"
+cp -a "$root/bpf/layouts" "$folder$work/bpf/"
+chown -R --no-dereference --reference="$root" "$folder$work"/{sql,bpf}
 
 # The copy's pg_config, as seen from here.  Debian's of 13 says /usr from wherever it runs.
 cat >"$folder$work/pg_config" <<END

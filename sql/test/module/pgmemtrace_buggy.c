@@ -6,8 +6,10 @@
  *   make_dsm(bytes, pinned), unpin_dsm()  a DSM segment that stays, for the session or for good
  *   leak_context(bytes)                   a context below TopMemoryContext that nobody deletes
  *   leak_in_top(bytes)                    memory in TopMemoryContext itself that nobody frees
- *   watch(by)                             what the kernel does to a process when a probe with a
- *                                         reference counter comes (1) and goes (-1)
+ *   hold_pointer(), hold_text()           read in each call what the one before left in a context
+ * that was reset since: through a pointer, and as it is unchecked_malloc(bytes) writes to what
+ * malloc() returned, whatever that is; checked_malloc(bytes) looks before watch(by) what the kernel
+ * does to a process when a probe with a reference counter comes (1) and goes (-1)
  */
 #include "postgres.h"
 
@@ -33,6 +35,10 @@ PG_FUNCTION_INFO_V1(buggy_make_dsm);
 PG_FUNCTION_INFO_V1(buggy_unpin_dsm);
 PG_FUNCTION_INFO_V1(buggy_leak_context);
 PG_FUNCTION_INFO_V1(buggy_leak_in_top);
+PG_FUNCTION_INFO_V1(buggy_hold_pointer);
+PG_FUNCTION_INFO_V1(buggy_hold_text);
+PG_FUNCTION_INFO_V1(buggy_unchecked_malloc);
+PG_FUNCTION_INFO_V1(buggy_checked_malloc);
 
 /* As far as write_to_segment() goes: into what aligning leaves over, never to a neighbour. */
 #define BEYOND 24
@@ -149,4 +155,70 @@ Datum buggy_leak_in_top(PG_FUNCTION_ARGS)
 {
   (void)MemoryContextAlloc(TopMemoryContext, PG_GETARG_INT32(0));
   PG_RETURN_VOID();
+}
+
+/* Memory that lasts for one call, by a context that nobody else allocates in. */
+static MemoryContext per_call(void)
+{
+  static MemoryContext context;
+
+  if (context == NULL)
+    context = AllocSetContextCreate(TopMemoryContext, "buggy per call", ALLOCSET_SMALL_SIZES);
+  return context;
+}
+
+Datum buggy_hold_pointer(PG_FUNCTION_ARGS)
+{
+  static struct {
+    int *value;
+  } * held;
+  int value = held == NULL ? 42 : *held->value;
+
+  held = MemoryContextAlloc(per_call(), sizeof(*held));
+  held->value = MemoryContextAlloc(per_call(), sizeof(*held->value));
+  *held->value = value;
+  MemoryContextReset(per_call());
+  PG_RETURN_INT32(value);
+}
+
+Datum buggy_hold_text(PG_FUNCTION_ARGS)
+{
+  static char *held;
+  char text[12] = "remembered";
+
+  if (held != NULL)
+    memcpy(text, held, sizeof(text) - 1);
+  held = MemoryContextStrdup(per_call(), text);
+  MemoryContextReset(per_call());
+  PG_RETURN_TEXT_P(cstring_to_text(text));
+}
+
+/* Through a volatile pointer: what is freed unread, a compiler does not even write. */
+static int32 fill_and_free(char *volatile memory, int32 bytes)
+{
+  int32 sum = 0;
+
+  for (int32 i = 0; i < bytes; i++)
+    memory[i] = (char)i;
+  for (int32 i = 0; i < bytes; i++)
+    sum += memory[i];
+  free(memory);
+  return sum;
+}
+
+Datum buggy_unchecked_malloc(PG_FUNCTION_ARGS)
+{
+  int32 bytes = PG_GETARG_INT32(0);
+
+  PG_RETURN_INT32(fill_and_free(malloc(bytes), bytes));
+}
+
+Datum buggy_checked_malloc(PG_FUNCTION_ARGS)
+{
+  int32 bytes = PG_GETARG_INT32(0);
+  char *memory = malloc(bytes);
+
+  if (memory == NULL)
+    ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+  PG_RETURN_INT32(fill_and_free(memory, bytes));
 }
