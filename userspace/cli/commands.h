@@ -21,6 +21,7 @@ void add_record_command(CLI::App &app, int &exit_status);
 void add_report_command(CLI::App &app, int &exit_status);
 void add_contexts_command(CLI::App &app, int &exit_status);
 void add_catcache_command(CLI::App &app, int &exit_status);
+void add_check_command(CLI::App &app, int &exit_status);
 void add_doctor_command(CLI::App &app, int &exit_status);
 
 } // namespace pgmemtrace

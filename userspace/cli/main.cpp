@@ -22,6 +22,7 @@ int run(int argc, char **argv)
   pgmemtrace::add_report_command(app, exit_status);
   pgmemtrace::add_contexts_command(app, exit_status);
   pgmemtrace::add_catcache_command(app, exit_status);
+  pgmemtrace::add_check_command(app, exit_status);
   pgmemtrace::add_doctor_command(app, exit_status);
   try {
     app.parse(argc, argv);

@@ -23,22 +23,35 @@ std::string_view to_string(ViolationState state)
   return "raised";
 }
 
-std::string module_of(std::span<const Frame> stack)
+namespace {
+
+std::string_view file_name(std::string_view path)
 {
-  const auto file_name = [](std::string_view path) {
-    return path.substr(path.rfind('/') + 1); // npos + 1 is 0
-  };
-  if (stack.empty())
-    return {};
-  const std::string_view server = stack.front().code.module;
+  return path.substr(path.rfind('/') + 1); // npos + 1 is 0
+}
+
+} // namespace
+
+const Frame *asking_frame(std::span<const Frame> stack, std::string_view server)
+{
+  const Frame *of_server = nullptr;
   for (const Frame &frame : stack) {
     const std::string_view module = frame.code.module;
     const auto name = file_name(module);
-    if (module != server && !module.starts_with('[') && !name.starts_with("libc.") &&
-        !name.starts_with("libc-"))
-      return std::string(name);
+    if (module == server)
+      of_server = of_server ? of_server : &frame;
+    else if (!module.starts_with('[') && !name.starts_with("libc.") && !name.starts_with("libc-"))
+      return &frame;
   }
-  return std::string(file_name(server));
+  return of_server;
+}
+
+std::string module_of(std::span<const Frame> stack)
+{
+  if (stack.empty())
+    return {};
+  // Where every allocation ends.
+  return std::string(file_name(asking_frame(stack, stack.front().code.module)->code.module));
 }
 
 ViolationKey key_of(const Violation &violation)

@@ -61,6 +61,10 @@ struct ViolationKey {
   // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 trips over a defaulted <=>
   auto operator<=>(const ViolationKey &) const = default;
 };
+// The innermost frame of a module that is neither `server`, the server's executable, nor the C
+// library, where every stack begins; else of that executable.  Null if there is neither.
+const Frame *asking_frame(std::span<const Frame> stack, std::string_view server);
+
 // File name of the module that asked for the memory: the innermost one that is neither the server's
 // executable, where every allocation ends, nor the C library, where every stack begins; else that
 // executable.  Empty without a stack.
