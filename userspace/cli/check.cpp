@@ -174,9 +174,13 @@ int run_check(CheckOptions options, std::ostream &out)
       << std::flush;
   if (!out)
     return fail(Error{.what = "write what was found to standard output", .err = EIO});
-  return std::ranges::all_of(*results, [](const auto &result) { return result.violations.empty(); })
+  if (std::ranges::any_of(*results, [](const auto &result) { return !result.violations.empty(); }))
+    return kViolations;
+  // A gate must not pass because of a name that was misspelt.
+  const auto useless = std::ranges::find_if(*results, &CheckResult::never_succeeded);
+  return useless == results->end()
              ? kFine
-             : kViolations;
+             : fail(Error{"check a workload that fails by itself: " + useless->first_error, 0, {}});
 }
 
 } // namespace

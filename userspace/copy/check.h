@@ -21,10 +21,11 @@ struct Workload {
 struct CheckResult {
   std::string scenario;
   std::string workload;
-  std::uint64_t executed = 0; // runs of it
-  std::uint64_t failed = 0;   // those that ended in an error while nothing was done to it
-  std::string first_error;    // of these
-  std::string report;         // one sentence
+  std::uint64_t executed = 0;   // runs of it
+  std::uint64_t failed = 0;     // those that ended in an error while nothing was done to it
+  bool never_succeeded = false; // all of those did
+  std::string first_error;      // of these
+  std::string report;           // one sentence
   std::vector<Violation> violations;
 };
 

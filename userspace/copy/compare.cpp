@@ -22,13 +22,6 @@ std::string shown(const std::string &text)
   return one_line(out, kShown);
 }
 
-std::string said(const RunOutcome &run)
-{
-  if (!run.failed())
-    return "no error";
-  return run.sqlstate.empty() ? run.error : fmt::format("{} ({})", run.error, run.sqlstate);
-}
-
 bool same_error(const RunOutcome &first, const RunOutcome &second)
 {
   return first.failed() == second.failed() && first.sqlstate == second.sqlstate;
@@ -46,7 +39,8 @@ std::optional<Difference> difference(const RunOutcome &first, const RunOutcome &
 {
   if (now.failed() && !same_error(first, now) && !same_error(second, now))
     return Difference{.statement = 0,
-                      .text = fmt::format("{}, where there was {}", said(now), said(second))};
+                      .text =
+                          fmt::format("{}, where there was {}", to_string(now), to_string(second))};
   const auto count =
       std::min({first.statements.size(), second.statements.size(), now.statements.size()});
   for (std::size_t i = 0; i < count; ++i)

@@ -69,7 +69,7 @@ void Findings::add_end(const RunOutcome &run, const Aftermath &aftermath, const 
   const auto what = run.end == RunOutcome::End::timed_out
                         ? std::string("the workload did not end in time and was cancelled")
                         : fmt::format("the {} ended: {}", aftermath.ended ? "server" : "session",
-                                      aftermath.panic.empty() ? run.error : aftermath.panic);
+                                      aftermath.panic.empty() ? to_string(run) : aftermath.panic);
   add(Severity::error, what, what, where, advice);
 }
 

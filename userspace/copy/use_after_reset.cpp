@@ -95,6 +95,7 @@ Result<CheckResult> check_use_after_reset(Copy &copy, const ProcessIdentity &who
     }
     plain.push_back(std::move(*series));
   }
+  result.never_succeeded = result.failed == result.executed;
   const auto wiped = run_series(
       copy, workload, freed ? "-c pgmemtrace_faults.wipe=all" : "-c pgmemtrace_faults.wipe=on");
   if (!wiped)

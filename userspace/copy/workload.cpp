@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
 #include <poll.h>
 
 #include "util/text.h"
@@ -144,6 +145,9 @@ bool WorkloadSession::take(PGresult *result, RunOutcome &outcome)
       const auto severity = field(result, PG_DIAG_SEVERITY_NONLOCALIZED);
       outcome.error = severity.empty() ? one_line(PQresultErrorMessage(result))
                                        : severity + ": " + field(result, PG_DIAG_MESSAGE_PRIMARY);
+      if (!severity.empty())
+        outcome.raised_in = fmt::format("{}, {}", field(result, PG_DIAG_SOURCE_FUNCTION),
+                                        field(result, PG_DIAG_SOURCE_FILE));
     }
     return true;
   }
@@ -174,6 +178,15 @@ void WorkloadSession::cancel()
                                                                    &PQfreeCancel);
   if (request)
     (void)PQcancel(request.get(), ignored.data(), static_cast<int>(ignored.size()));
+}
+
+std::string to_string(const RunOutcome &run)
+{
+  if (!run.failed())
+    return "no error";
+  return run.raised_in.empty()
+             ? run.error
+             : fmt::format("{} ({}, raised in {})", run.error, run.sqlstate, run.raised_in);
 }
 
 Result<std::string> WorkloadSession::value(const std::string &sql)

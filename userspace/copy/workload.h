@@ -27,10 +27,14 @@ struct RunOutcome {
   std::vector<StatementOutcome> statements; // up to the one that failed
   std::string sqlstate;                     // empty: none failed, or the server did not say
   std::string error;                        // one line, with its severity; empty: none
+  std::string raised_in;                    // "palloc, mcxt.c"; empty: the server did not say
   enum class End : std::uint8_t { done, session_lost, timed_out } end = End::done;
 
   bool failed() const { return !error.empty(); }
 };
+
+// "ERROR: out of memory (53200, raised in palloc, mcxt.c)"; "no error".
+std::string to_string(const RunOutcome &run);
 
 class WorkloadSession {
 public:

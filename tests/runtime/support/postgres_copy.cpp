@@ -26,7 +26,8 @@ Result<std::unique_ptr<PostgresCopy>> PostgresCopy::make(const Major &major)
                                 {.limit = 120s, .user = {}, .env = {}});
   if (made.status != 0)
     return Error{"scripts/copy_postgres.sh", 0, made.out + made.err};
-  std::ofstream(fs::path(dir) / "pg_hba.conf") << "local all tester trust\nlocal all all peer\n";
+  std::ofstream(fs::path(dir) / "pg_hba.conf")
+      << "local all tester trust\nlocal all all peer\nlocal replication all peer\n";
   return copy;
 }
 
