@@ -21,6 +21,8 @@ static const char *kind_name(PgmtRequestKind kind)
   case PGMT_BEGIN_WINDOW: return "begin_window";
   case PGMT_END_WINDOW: return "end_window";
   case PGMT_CONTEXTS: return "contexts";
+  case PGMT_CHECKPOINT: return "checkpoint";
+  case PGMT_CHECK_ON_COPY: return "check_on_copy";
   }
   return "unknown";
 }

@@ -5,6 +5,7 @@
  *   request.c     asks the daemon and waits for what comes through answer.c; marker.c is what the
  *                 daemon probes
  *   window.c      test windows: begin() and end()
+ *   scenario.c    runs a workload in sessions of its own (workload.c), again and again (execute.c)
  *   log.c         violations: a ring in shared memory, written to a table by log_flush.c
  *   sentinels.c   guard bytes (guards.c) around segments of shared memory; segments.c finds those
  *   worker.c      the background worker: looks at the guards, writes the log
@@ -63,6 +64,8 @@ typedef enum PgmtRequestKind {
   PGMT_BEGIN_WINDOW = 1,
   PGMT_END_WINDOW = 2,
   PGMT_CONTEXTS = 3,
+  PGMT_CHECKPOINT = 4,
+  PGMT_CHECK_ON_COPY = 5,
 } PgmtRequestKind;
 
 /*
@@ -87,8 +90,20 @@ extern PGDLLEXPORT PGMT_NO_LANDING_PAD void pgmemtrace_request(uint64 id, uint32
  * that is empty; raises an error if nobody watches or nobody answers in time, and the daemon's.
  */
 extern Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body);
+/* The same, for what may take longer than pgmemtrace.ack_timeout; ms, 0: as long as it takes. */
+extern Jsonb *pgmt_ask_for(PgmtRequestKind kind, const char *body, int timeout);
+/* Raises an error if nobody would see what is asked. */
+extern void pgmt_require_watched(void);
 extern Size pgmt_requests_size(void);
 extern void pgmt_requests_startup(void);
+
+/* ---- window.c: errors as those of begin() and end() ---- */
+
+/* options: NULL, or what begin() takes.  within_transaction: what lives as long as the transaction
+ * is judged like what stays. */
+extern void pgmt_open_window(const char *pattern, Jsonb *options, bool within_transaction);
+/* Its violations, as a jsonb array. */
+extern Datum pgmt_close_window(void);
 
 /* ---- log.c, log_flush.c ---- */
 

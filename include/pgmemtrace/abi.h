@@ -608,6 +608,7 @@ enum pgmt_request_kind {
 	PGMT_REQUEST_BEGIN_WINDOW = 1,
 	PGMT_REQUEST_END_WINDOW = 2,
 	PGMT_REQUEST_CONTEXTS = 3,
+	PGMT_REQUEST_CHECKPOINT = 4,
 };
 
 struct pgmt_dsm_event {

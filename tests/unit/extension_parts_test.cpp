@@ -75,6 +75,16 @@ TEST(Request, reads_what_the_extension_writes)
   ASSERT_TRUE(contexts);
   EXPECT_EQ(contexts->contexts_pid, -1);
   EXPECT_TRUE(parse_request(9, PGMT_REQUEST_END_WINDOW, R"({"backend_pid":42})"));
+  const auto checkpoint =
+      parse_request(10, PGMT_REQUEST_CHECKPOINT, R"({"backend_pid":42,"iterations":46})");
+  ASSERT_TRUE(checkpoint);
+  EXPECT_EQ(checkpoint->executions, 46U);
+  const auto within =
+      parse_request(11, PGMT_REQUEST_BEGIN_WINDOW,
+                    R"({"backend_pid":42,"pattern":"","min_leak_bytes":1,"bloat_min_bytes":2,)"
+                    R"("within_transaction":true})");
+  ASSERT_TRUE(within);
+  EXPECT_TRUE(within->window.within_transaction);
   EXPECT_TRUE(parse_request(9, 15, R"({"backend_pid":42,"what":[1]})")); // a younger extension's
 }
 
@@ -93,11 +103,15 @@ TEST(Request, refuses_what_is_not_of_the_protocol)
            std::string(R"({"backend_pid":1})"),
            std::string(R"({"backend_pid":1,"pattern":"","min_leak_bytes":-1,"bloat_min_bytes":2})"),
            std::string(R"({"backend_pid":1,"pattern":7,"min_leak_bytes":1,"bloat_min_bytes":2})"),
+           R"({"backend_pid":1,"within_transaction":1,)" + window + "}",
            R"({"backend_pid":1,"options":{"allowed_contexts":[1]},)" + window + "}",
            R"({"backend_pid":1,"options":{"allowed_contexts":"a"},)" + window + "}",
        })
     EXPECT_FALSE(parse_request(1, PGMT_REQUEST_BEGIN_WINDOW, json)) << json;
   EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CONTEXTS, R"({"backend_pid":1,"pid":1e99})"));
+  for (const std::string iterations : {"-1", "1.5", "null"})
+    EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CHECKPOINT,
+                               R"({"backend_pid":1,"iterations":)" + iterations + "}"));
 }
 
 TEST(Request, knows_kinds_by_name)

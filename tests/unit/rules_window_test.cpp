@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "rules/growth_shape.h"
 #include "rules/window.h"
 #include "rules_fake_process.h"
 
@@ -162,6 +163,69 @@ TEST_F(WindowTest, names_the_query_and_the_code_of_the_time_between)
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found.front().query, "SELECT leak()");
   EXPECT_EQ(found.front().stack_id, 77U);
+}
+
+TEST_F(WindowTest, within_a_transaction_what_lives_as_long_is_a_finding)
+{
+  const std::string transaction = kTop + "|TopTransactionContext";
+  process_.set(transaction, 1, 1000, 8192);
+  const auto grow = [&](FakeProcess &p) {
+    p.set(transaction, 1, 50'000, 65'536).set(transaction + "|my_extension", 1, 20'000, 20'480);
+  };
+  EXPECT_THAT(names(window(grow)), IsEmpty());
+  process_.set(transaction, 1, 1000, 8192).set(transaction + "|my_extension", 0, 0, 0);
+  EXPECT_THAT(names(window(grow, {.within_transaction = true})),
+              testing::UnorderedElementsAre("ctx_bloat TopTransactionContext",
+                                            "context_leak my_extension"));
+}
+
+// ---- with moments in between ----
+
+class GrowthShapeTest : public testing::Test {
+protected:
+  // `used` of a context after so many executions, from 0 on.
+  static std::vector<Violation> shape(const std::vector<std::pair<std::uint32_t, double>> &used)
+  {
+    FakeProcess process;
+    std::vector<GrowthPoint> points;
+    for (const auto &[executions, bytes] : used) {
+      process.set(kTop + "|grower", 1, bytes, 8e6);
+      points.push_back(
+          {executions, std::make_shared<ProcessSnapshot>(process.advance(1, 1).take())});
+    }
+    return keep_growing(judge_window(*points.front().snapshot, *points.back().snapshot, {}, {}),
+                        points);
+  }
+};
+
+TEST_F(GrowthShapeTest, the_same_for_each_execution_is_linear)
+{
+  const auto found = shape({{0, 1e3}, {2, 3e3}, {10, 11e3}, {46, 47e3}, {100, 101e3}});
+  ASSERT_THAT(names(found), ElementsAre("ctx_bloat grower"));
+  EXPECT_EQ(found.front().shape, "linear");
+  EXPECT_EQ(found.front().severity, Severity::warning);
+}
+
+TEST_F(GrowthShapeTest, ever_more_is_superlinear_and_worse)
+{
+  const auto found = shape({{0, 1e3}, {2, 1.1e3}, {10, 2e3}, {46, 22e3}, {100, 101e3}});
+  ASSERT_THAT(names(found), ElementsAre("ctx_bloat grower"));
+  EXPECT_EQ(found.front().shape, "superlinear");
+  EXPECT_EQ(found.front().severity, Severity::error);
+}
+
+TEST_F(GrowthShapeTest, what_is_filled_once_is_nothing)
+{
+  EXPECT_THAT(shape({{0, 1e3}, {2, 9e3}, {10, 90e3}, {46, 90e3}, {100, 90e3}}), IsEmpty());
+  // Nor what goes back in the end.
+  EXPECT_THAT(shape({{0, 1e3}, {2, 9e3}, {10, 90e3}, {46, 99e3}, {100, 80e3}}), IsEmpty());
+}
+
+TEST_F(GrowthShapeTest, a_begin_and_an_end_tell_no_shape)
+{
+  const auto found = shape({{0, 1e3}, {100, 101e3}});
+  ASSERT_THAT(names(found), ElementsAre("ctx_bloat grower"));
+  EXPECT_EQ(found.front().shape, "step");
 }
 
 } // namespace

@@ -226,7 +226,8 @@ Answer Extension::answer(const ServerList &servers, const Asked &asked, const Ey
       .backend_pid = request.backend_pid, .request_id = request.id, .json = {}, .error = {}};
   if (request.kind == PGMT_REQUEST_CONTEXTS)
     return contexts(servers, asked, eyes);
-  if (request.kind != PGMT_REQUEST_BEGIN_WINDOW && request.kind != PGMT_REQUEST_END_WINDOW) {
+  if (request.kind != PGMT_REQUEST_BEGIN_WINDOW && request.kind != PGMT_REQUEST_END_WINDOW &&
+      request.kind != PGMT_REQUEST_CHECKPOINT) {
     answer.error = fmt::format(
         "request of kind {} is not known: the daemon is older than the extension", request.kind);
     return answer;
@@ -239,6 +240,11 @@ Answer Extension::answer(const ServerList &servers, const Asked &asked, const Ey
     answer.error = "its contexts cannot be read whole: " + view.snapshot->incomplete_reason;
   } else if (request.kind == PGMT_REQUEST_BEGIN_WINDOW) {
     windows_.begin(view.snapshot, request.window);
+  } else if (request.kind == PGMT_REQUEST_CHECKPOINT) {
+    windows_.checkpoint(view.snapshot, request.executions);
+    answer.json = fmt::format(R"({{"contexts":{},"total_bytes":{},"used_bytes":{}}})",
+                              view.snapshot->contexts.size(), total_bytes(*view.snapshot),
+                              used_bytes(*view.snapshot));
   } else if (auto found = windows_.end(*view.snapshot, options_.limits)) {
     eyes.name_code(*found);
     answer.json = fmt::format(R"({{"violations":{}}})", json_array(*found, options_.redact));

@@ -20,6 +20,7 @@ constexpr std::pair<std::string_view, std::uint32_t> kKinds[] = {
     {"begin_window", PGMT_REQUEST_BEGIN_WINDOW},
     {"end_window", PGMT_REQUEST_END_WINDOW},
     {"contexts", PGMT_REQUEST_CONTEXTS},
+    {"checkpoint", PGMT_REQUEST_CHECKPOINT},
 };
 
 // nullopt: missing, of another type, or out of range.
@@ -58,6 +59,11 @@ std::optional<WindowLimits> window_of(const Json &object)
                       .allowed_contexts = {},
                       .min_leak_bytes = static_cast<std::uint64_t>(*leak),
                       .bloat_min_bytes = static_cast<std::uint64_t>(*bloat)};
+  if (const auto within = object.find("within_transaction"); within != object.end()) {
+    if (!within->is_boolean())
+      return std::nullopt;
+    window.within_transaction = within->get<bool>();
+  }
   const auto options = object.find("options");
   if (options == object.end() || !options->contains("allowed_contexts"))
     return window;
@@ -88,6 +94,11 @@ Result<Request> parse_request(std::uint64_t id, std::uint32_t kind, std::string_
     if (!window)
       return wrong();
     request.window = std::move(*window);
+  } else if (kind == PGMT_REQUEST_CHECKPOINT) {
+    const auto executions = number(json, "iterations", 0);
+    if (!executions)
+      return wrong();
+    request.executions = static_cast<std::uint32_t>(*executions);
   } else if (kind == PGMT_REQUEST_CONTEXTS) {
     // Any number: one that is no process's gets an answer, too.
     const auto pid = number(json, "pid", std::numeric_limits<std::int32_t>::min());

@@ -12,14 +12,25 @@ namespace {
 
 // A window that nobody closes must not gather for ever; the oldest queries grew first.
 constexpr std::size_t kMaxQueries = 4096;
+constexpr std::size_t kMaxPoints = 16; // each a whole tree; the extension asks for six
 
 } // namespace
 
 void Windows::begin(Process before, WindowLimits limits)
 {
   const auto id = before->process.id;
-  open_[id] = {
-      .before = std::move(before), .limits = std::move(limits), .growth = {}, .raised = {}};
+  open_[id] = {.before = std::move(before),
+               .limits = std::move(limits),
+               .growth = {},
+               .raised = {},
+               .points = {}};
+}
+
+void Windows::checkpoint(Process now, std::uint32_t executions)
+{
+  const auto window = open_.find(now->process.id);
+  if (window != open_.end() && executions > 0 && window->second.points.size() < kMaxPoints)
+    window->second.points.push_back({executions, std::move(now)});
 }
 
 void Windows::saw(const ProcessSnapshot &process)
@@ -57,6 +68,8 @@ std::optional<std::vector<Violation>> Windows::end(const ProcessSnapshot &after,
   since.activity.growth = std::move(window.growth);
   since.block_growth = growth_since(window.before->block_growth, after.block_growth);
   auto violations = judge_window(*window.before, since, window.limits, rules);
+  window.points.insert(window.points.begin(), {0, window.before});
+  violations = keep_growing(std::move(violations), window.points);
   for (const Violation &violation : violations)
     window.raised.erase(key_of(violation)); // the same, by a rule that saw less of it
   for (auto &[key, violation] : window.raised)

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "rules/growth_shape.h"
 #include "rules/window.h"
 
 namespace pgmemtrace {
@@ -18,6 +19,10 @@ public:
 
   // `before`: exact, of a process that waits.  One window per process: a new one replaces it.
   void begin(Process before, WindowLimits limits);
+
+  // Between, `now` exact: after so many executions of what the window is about.  Then the window
+  // tells what goes on growing from what was filled once.
+  void checkpoint(Process now, std::uint32_t executions);
 
   // Everything that is seen of any process from there on.
   void saw(const ProcessSnapshot &process);
@@ -34,6 +39,7 @@ private:
     WindowLimits limits;
     std::vector<QueryGrowth> growth;
     std::map<ViolationKey, Violation> raised; // the last state of each
+    std::vector<GrowthPoint> points;          // between
   };
   std::map<ProcessId, Window> open_;
 };

@@ -42,11 +42,16 @@ std::string used_from_to(const Growth &growth)
 class Judge {
 public:
   Judge(const ProcessHistory &history, const WindowLimits &window, RuleLimits rules)
-      : history_(history), rules_(rules)
+      : history_(history), within_transaction_(window.within_transaction), rules_(rules)
   {
     rules_.context_leak.session.info = window.min_leak_bytes;
     rules_.wrong_ctx_alloc.min_bytes = window.min_leak_bytes;
     rules_.ctx_bloat.session.info = window.bloat_min_bytes;
+    if (window.within_transaction) {
+      rules_.context_leak.transaction = rules_.context_leak.session;
+      rules_.context_leak.transaction_contexts = rules_.context_leak.session_contexts;
+      rules_.ctx_bloat.transaction = rules_.ctx_bloat.session;
+    }
   }
 
   std::optional<Finding> judge(std::size_t i) const
@@ -67,7 +72,9 @@ private:
     if (!allowed)
       return std::nullopt;
     // Core has some that come with first use.
-    const bool foreign = group.scope == Scope::session && known == nullptr;
+    const bool stays =
+        group.scope == Scope::session || (within_transaction_ && group.scope == Scope::transaction);
+    const bool foreign = stays && known == nullptr;
     const Growth growth = growth_of(group);
     if (growth.contexts() < (foreign ? 1 : allowed->contexts))
       return std::nullopt;
@@ -123,6 +130,7 @@ private:
   }
 
   const ProcessHistory &history_;
+  bool within_transaction_;
   RuleLimits rules_;
 };
 

@@ -22,6 +22,7 @@ struct WindowLimits {
   std::vector<std::string> allowed_contexts; // LIKE patterns
   std::uint64_t min_leak_bytes = 8 * kKiB;   // contexts that stay; memory in the wrong context
   std::uint64_t bloat_min_bytes = 8 * kKiB;  // growth of contexts that were there
+  bool within_transaction = false; // what lives as long as the transaction should not stay either
 };
 
 // Is this context a window's business?
