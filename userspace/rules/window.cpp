@@ -2,13 +2,18 @@
 #include "rules/window.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "knowledge/known_contexts.h"
 #include "rules/allowance.h"
 #include "rules/describe.h"
+#include "rules/describe_dsm.h"
 #include "rules/fold.h"
 #include "rules/options.h"
 
@@ -134,6 +139,29 @@ private:
   RuleLimits rules_;
 };
 
+// Why a segment stays, as far as this process is answerable for it; empty: it is not, or it is
+// looked after.
+std::string_view why_it_stays(const DsmSegment &segment, const ProcessId &process)
+{
+  if (segment.area || segment.registered || !segment.seen)
+    return {};
+  const bool made = segment.origin && segment.origin->process == process;
+  const auto mapping = std::ranges::find(segment.mappings, process,
+                                         [](const DsmMapping &m) { return m.process.id; });
+  const bool has = mapping != segment.mappings.end();
+  if (has && mapping->session)
+    return {};
+  if (made && segment.pinned)
+    return "pinned until the server ends";
+  if (has && mapping->pinned)
+    return "attached until the session ends";
+  // A resource owner has it: of the request that closes the window, or left by an earlier one.
+  if (has && made && mapping->requests != 0 &&
+      static_cast<std::uint32_t>(mapping->requests) != segment.origin->request)
+    return "attached for longer than the statement that made it";
+  return {};
+}
+
 } // namespace
 
 bool looks_at(const WindowLimits &limits, const std::string &context)
@@ -159,6 +187,30 @@ std::vector<Violation> judge_window(const ProcessSnapshot &before, const Process
   for (Finding &finding : fold(history, std::move(findings)))
     if (looks_at(limits, finding.violation.context))
       violations.push_back(std::move(finding.violation));
+  return violations;
+}
+
+std::vector<Violation> judge_window_dsm(const ProcessIdentity &process, const DsmSnapshot &before,
+                                        const DsmSnapshot &after)
+{
+  std::set<std::uint32_t> known;
+  for (const DsmSegment &segment : before.segments)
+    known.insert(segment.handle);
+  // By why, and by the code that made them.
+  std::map<std::pair<std::string_view, std::vector<std::uint64_t>>, std::vector<const DsmSegment *>>
+      left;
+  for (const DsmSegment &segment : after.segments) {
+    const auto why = why_it_stays(segment, process.id);
+    if (!why.empty() && !known.contains(segment.handle))
+      left[{why, segment.origin ? segment.origin->stack : std::vector<std::uint64_t>()}].push_back(
+          &segment);
+  }
+  std::vector<Violation> violations;
+  for (auto &[place, segments] : left) {
+    violations.push_back(describe_left_behind(process, std::move(segments), place.first));
+    violations.back().time = after.taken_at;
+    violations.back().shape = "step";
+  }
   return violations;
 }
 
