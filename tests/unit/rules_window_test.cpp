@@ -97,6 +97,21 @@ TEST_F(WindowTest, memory_in_the_top_context_is_in_the_wrong_one)
               ElementsAre("wrong_ctx_alloc TopMemoryContext"));
 }
 
+TEST_F(WindowTest, at_level_alloc_whoever_gained_most_in_the_top_context_is_named)
+{
+  const auto holds = [](std::uint64_t caller, std::uint64_t bytes, std::string context = kTop) {
+    return AllocCalls{.name = std::move(context), .caller = caller, .live_bytes = bytes};
+  };
+  process_.values().alloc_calls = {holds(1, 500'000), holds(2, 10'000)};
+  const auto found = window([&](FakeProcess &p) {
+    p.set(kTop, 1, 190'000, 200'000);
+    p.values().alloc_calls = {holds(1, 505'000), holds(2, 40'000), holds(3, 20'000),
+                              holds(4, 90'000, "CacheMemoryContext")};
+  });
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found.front().caller, 2U);
+}
+
 TEST_F(WindowTest, core_notes_its_locks_there)
 {
   process_.set(kTop + "|LOCALLOCK hash", 1, 8'000, 8192);

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -46,8 +47,10 @@ std::string used_from_to(const Growth &growth)
 
 class Judge {
 public:
-  Judge(const ProcessHistory &history, const WindowLimits &window, RuleLimits rules)
-      : history_(history), within_transaction_(window.within_transaction), rules_(rules)
+  Judge(const ProcessHistory &history, std::span<const AllocCalls> before,
+        std::span<const AllocCalls> after, const WindowLimits &window, RuleLimits rules)
+      : history_(history), held_before_(before), held_after_(after),
+        within_transaction_(window.within_transaction), rules_(rules)
   {
     rules_.context_leak.session.info = window.min_leak_bytes;
     rules_.wrong_ctx_alloc.min_bytes = window.min_leak_bytes;
@@ -102,8 +105,25 @@ private:
     const Beside beside = held_beside(history_, i);
     if (growth.used() - beside.locks - beside.tables < static_cast<double>(limits.min_bytes))
       return std::nullopt;
-    return find("wrong_ctx_alloc", i, growth, {limits.min_bytes, limits.warning_bytes, UINT64_MAX},
-                false);
+    Finding finding = find("wrong_ctx_alloc", i, growth,
+                           {limits.min_bytes, limits.warning_bytes, UINT64_MAX}, false);
+    finding.violation.caller = growing_caller(history_.groups()[i].name);
+    return finding;
+  }
+
+  // Whose chunks gained most in contexts of this name; 0: not known.
+  std::uint64_t growing_caller(const std::string &context) const
+  {
+    std::map<std::uint64_t, std::int64_t> gained; // by caller
+    const auto add = [&](std::span<const AllocCalls> held, std::int64_t sign) {
+      for (const AllocCalls &calls : held)
+        if (calls.name == context && calls.caller != 0)
+          gained[calls.caller] += sign * static_cast<std::int64_t>(calls.live_bytes);
+    };
+    add(held_before_, -1);
+    add(held_after_, 1);
+    const auto most = std::ranges::max_element(gained, {}, [](const auto &e) { return e.second; });
+    return most != gained.end() && most->second > 0 ? most->first : 0;
   }
 
   std::optional<Finding> bloat(std::size_t i) const
@@ -135,6 +155,7 @@ private:
   }
 
   const ProcessHistory &history_;
+  std::span<const AllocCalls> held_before_, held_after_; // level alloc
   bool within_transaction_;
   RuleLimits rules_;
 };
@@ -177,7 +198,7 @@ std::vector<Violation> judge_window(const ProcessSnapshot &before, const Process
   ProcessHistory history;
   history.push(before);
   history.push(after);
-  const Judge judge(history, limits, rules);
+  const Judge judge(history, before.alloc_calls, after.alloc_calls, limits, rules);
   std::vector<Finding> findings;
   for (std::size_t i = 0; i < history.groups().size(); ++i)
     if (auto finding = judge.judge(i))
