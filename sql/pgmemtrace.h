@@ -87,7 +87,8 @@ extern PGDLLEXPORT PGMT_NO_LANDING_PAD void pgmemtrace_request(uint64 id, uint32
 
 /*
  * Asks the daemon: body is a JSON object, completed with who asks.  Returns its answer, NULL if
- * that is empty; raises an error if nobody watches or nobody answers in time, and the daemon's.
+ * that is empty; raises an error if nobody watches or nobody answers in time, and the daemon's
+ * errors and warnings.
  */
 extern Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body);
 /* The same, for what may take longer than pgmemtrace.ack_timeout; ms, 0: as long as it takes. */

@@ -173,6 +173,18 @@ void pgmt_require_watched(void)
                     errhint("Start one on the server's host: sudo pgmemtrace --pid all")));
 }
 
+/* What the asker should know of the answer, if the daemon says so. */
+static void pass_warning_on(Jsonb *answer)
+{
+  JsonbValue *warning = NULL;
+
+  if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
+    warning = getKeyJsonValueFromContainer(&answer->root, "warning", (int)strlen("warning"), NULL);
+  if (warning != NULL && warning->type == jbvString)
+    ereport(WARNING,
+            (errmsg("pgmemtrace daemon: %.*s", warning->val.string.len, warning->val.string.val)));
+}
+
 Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body)
 {
   return pgmt_ask_for(kind, body, pgmt_ack_timeout);
@@ -203,6 +215,7 @@ Jsonb *pgmt_ask_for(PgmtRequestKind kind, const char *body, int timeout)
     ereport(ERROR,
             (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
              errmsg("pgmemtrace daemon: %s", pgmt_from_utf8(text_to_cstring((text *)answer)))));
+  pass_warning_on((Jsonb *)answer);
   return (Jsonb *)answer;
 }
 

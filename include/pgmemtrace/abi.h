@@ -613,9 +613,9 @@ enum pgmt_request_kind {
 
 struct pgmt_dsm_event {
 	struct pgmt_event_header header;
-	__u64 size;   /* bytes */
-	__u32 handle; /* even: those inside main shared memory are not seen */
-	__u32 unused;
+	__u64 size;    /* bytes */
+	__u32 handle;  /* even: those inside main shared memory are not seen */
+	__u32 request; /* pgmt_process.requests then, its lower half */
 	__u64 query_id;
 	__s32 stmt_location;
 	__s32 stmt_len;

@@ -70,6 +70,13 @@ TEST(Request, reads_what_the_extension_writes)
   EXPECT_EQ(begin->window.min_leak_bytes, 1U);
   EXPECT_EQ(begin->window.bloat_min_bytes, 2U);
   EXPECT_THAT(begin->window.allowed_contexts, ElementsAre("a", "b"));
+  EXPECT_TRUE(begin->window.track_dsm);
+  const auto without =
+      parse_request(7, PGMT_REQUEST_BEGIN_WINDOW,
+                    R"({"backend_pid":42,"pattern":"","min_leak_bytes":1,"bloat_min_bytes":2,)"
+                    R"("options":{"track_dsm":false}})");
+  ASSERT_TRUE(without);
+  EXPECT_FALSE(without->window.track_dsm);
 
   const auto contexts = parse_request(8, PGMT_REQUEST_CONTEXTS, R"({"backend_pid":42,"pid":-1})");
   ASSERT_TRUE(contexts);
@@ -106,6 +113,7 @@ TEST(Request, refuses_what_is_not_of_the_protocol)
            R"({"backend_pid":1,"within_transaction":1,)" + window + "}",
            R"({"backend_pid":1,"options":{"allowed_contexts":[1]},)" + window + "}",
            R"({"backend_pid":1,"options":{"allowed_contexts":"a"},)" + window + "}",
+           R"({"backend_pid":1,"options":{"track_dsm":"yes"},)" + window + "}",
        })
     EXPECT_FALSE(parse_request(1, PGMT_REQUEST_BEGIN_WINDOW, json)) << json;
   EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CONTEXTS, R"({"backend_pid":1,"pid":1e99})"));
@@ -257,6 +265,36 @@ TEST(Windows, gather_the_queries_of_every_look_in_between)
   const auto found = windows.end(process.advance(1).take(), {});
   ASSERT_TRUE(found && found->size() == 1);
   EXPECT_EQ(found->front().query, "SELECT leak()");
+}
+
+TEST(Windows, judge_dynamic_shared_memory_by_themselves)
+{
+  FakeProcess process(1);
+  const auto before = shared(process.advance(1).take());
+  DsmSegment left{.handle = 8, .seen = true, .bytes = 4096};
+  left.mappings = {{.process = before->process, .pinned = true}};
+  const auto look = [](std::vector<DsmSegment> segments) {
+    return std::make_shared<const DsmSnapshot>(DsmSnapshot{.segments = std::move(segments)});
+  };
+  auto by_the_rule = raised(1, "");
+  by_the_rule.rule = "dsm_leak"; // maybe of a segment that was there before
+  Windows windows;
+  const auto end = [&] { return windows.end(process.advance(1).take(), {}, look({left})); };
+
+  windows.begin(before, {}, look({}));
+  EXPECT_TRUE(windows.tracks_dsm(before->process.id));
+  windows.saw(std::vector{by_the_rule});
+  const auto found = end();
+  ASSERT_TRUE(found && found->size() == 1);
+  ASSERT_EQ(found->front().segments.size(), 1U);
+  EXPECT_EQ(found->front().segments.front().handle, 8U);
+
+  windows.begin(before, {.track_dsm = false});
+  EXPECT_FALSE(windows.tracks_dsm(before->process.id));
+  windows.saw(std::vector{by_the_rule});
+  const auto untracked = end();
+  ASSERT_TRUE(untracked);
+  EXPECT_TRUE(untracked->empty());
 }
 
 TEST(Windows, of_a_process_that_is_gone_are_gone)

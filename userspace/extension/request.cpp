@@ -35,6 +35,17 @@ std::optional<std::int64_t> number(const Json &object, const char *key, std::int
   return value;
 }
 
+// Stays as it is where it is missing.  False: it is no boolean.
+bool read_flag(const Json &object, const char *key, bool &flag)
+{
+  const auto found = object.find(key);
+  if (found == object.end())
+    return true;
+  if (found->is_boolean())
+    flag = found->get<bool>();
+  return found->is_boolean();
+}
+
 std::optional<std::vector<std::string>> strings(const Json &array)
 {
   std::vector<std::string> out;
@@ -59,13 +70,14 @@ std::optional<WindowLimits> window_of(const Json &object)
                       .allowed_contexts = {},
                       .min_leak_bytes = static_cast<std::uint64_t>(*leak),
                       .bloat_min_bytes = static_cast<std::uint64_t>(*bloat)};
-  if (const auto within = object.find("within_transaction"); within != object.end()) {
-    if (!within->is_boolean())
-      return std::nullopt;
-    window.within_transaction = within->get<bool>();
-  }
+  if (!read_flag(object, "within_transaction", window.within_transaction))
+    return std::nullopt;
   const auto options = object.find("options");
-  if (options == object.end() || !options->contains("allowed_contexts"))
+  if (options == object.end())
+    return window;
+  if (!read_flag(*options, "track_dsm", window.track_dsm))
+    return std::nullopt;
+  if (!options->contains("allowed_contexts"))
     return window;
   auto allowed = strings((*options)["allowed_contexts"]);
   if (!allowed)

@@ -16,9 +16,12 @@ namespace pgmemtrace {
 class Windows {
 public:
   using Process = std::shared_ptr<const ProcessSnapshot>;
+  using Dsm = std::shared_ptr<const DsmSnapshot>; // null: not looked at, so not judged
 
   // `before`: exact, of a process that waits.  One window per process: a new one replaces it.
-  void begin(Process before, WindowLimits limits);
+  void begin(Process before, WindowLimits limits, Dsm dsm = nullptr);
+  // Did its window begin with a look at the dynamic shared memory?
+  bool tracks_dsm(const ProcessId &process) const;
 
   // Between, `now` exact: after so many executions of what the window is about.  Then the window
   // tells what goes on growing from what was filled once.
@@ -30,12 +33,14 @@ public:
 
   // Closes the window: what it left behind, and what the rules of a watched server raised.
   // nullopt: this process has none.
-  std::optional<std::vector<Violation>> end(const ProcessSnapshot &after, const RuleLimits &rules);
+  std::optional<std::vector<Violation>> end(const ProcessSnapshot &after, const RuleLimits &rules,
+                                            const Dsm &dsm = nullptr);
   void forget(const ProcessId &process);
 
 private:
   struct Window {
     Process before;
+    Dsm dsm;
     WindowLimits limits;
     std::vector<QueryGrowth> growth;
     std::map<ViolationKey, Violation> raised; // the last state of each

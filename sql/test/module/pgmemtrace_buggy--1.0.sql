@@ -16,3 +16,5 @@ CREATE FUNCTION leak_context(bytes integer) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_context';
 CREATE FUNCTION leak_in_top(bytes integer) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_in_top';
+CREATE FUNCTION malloc_and_forget(bytes integer) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_malloc_and_forget';

@@ -6,11 +6,17 @@
  *   make_dsm(bytes, pinned), unpin_dsm()  a DSM segment that stays, for the session or for good
  *   leak_context(bytes)                   a context below TopMemoryContext that nobody deletes
  *   leak_in_top(bytes)                    memory in TopMemoryContext itself that nobody frees
+ *   malloc_and_forget(bytes)              memory outside of all contexts
+ *   pgmemtrace_buggy.bytes_per_query      what each query leaves in TopMemoryContext (a setting)
  *   watch(by)                             what the kernel does to a process when a probe with a
  *                                         reference counter comes (1) and goes (-1)
+ *
+ * With PGMT_REPAIRED it is its own twin, which does the same as it should be done:
+ * pgmemtrace_repaired.c.
  */
 #include "postgres.h"
 
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/dsm.h"
@@ -24,6 +30,14 @@
 
 PG_MODULE_MAGIC;
 
+#ifdef PGMT_REPAIRED
+#define REPAIRED 1
+#define NAME "repaired"
+#else
+#define REPAIRED 0
+#define NAME "buggy"
+#endif
+
 extern PGDLLEXPORT void _PG_init(void);
 
 PG_FUNCTION_INFO_V1(buggy_watch);
@@ -33,6 +47,7 @@ PG_FUNCTION_INFO_V1(buggy_make_dsm);
 PG_FUNCTION_INFO_V1(buggy_unpin_dsm);
 PG_FUNCTION_INFO_V1(buggy_leak_context);
 PG_FUNCTION_INFO_V1(buggy_leak_in_top);
+PG_FUNCTION_INFO_V1(buggy_malloc_and_forget);
 
 /* As far as write_to_segment() goes: into what aligning leaves over, never to a neighbour. */
 #define BEYOND 24
@@ -43,13 +58,16 @@ static struct {
   Size size;
   char *start;
 } segments[] = {
-    {"buggy first", 1000, NULL},    {"buggy second", 1000, NULL},
-    {"buggy full", 1024, NULL},                                    /* leaves nothing */
-    {"buggy full too", 1024, NULL}, {"buggy reserve", 2048, NULL}, /* uses its first 1500 bytes */
+    {NAME " first", 1000, NULL},    {NAME " second", 1000, NULL},
+    {NAME " full", 1024, NULL},                                    /* leaves nothing */
+    {NAME " full too", 1024, NULL}, {NAME " reserve", 2048, NULL}, /* uses its first 1500 bytes */
 };
 
 static shmem_request_hook_type prev_shmem_request_hook;
 static shmem_startup_hook_type prev_shmem_startup_hook;
+static ExecutorStart_hook_type prev_executor_start;
+
+static int bytes_per_query = 0;
 
 static void shmem_request(void)
 {
@@ -71,8 +89,37 @@ static void shmem_startup(void)
   LWLockRelease(AddinShmemInitLock);
 }
 
+/* Where what is needed for a moment belongs, and where it stays. */
+static MemoryContext context_in_question(void)
+{
+  return REPAIRED ? CurrentMemoryContext : TopMemoryContext;
+}
+
+static pg_noinline void take_notes_of_query(void)
+{
+  char *notes = MemoryContextAlloc(context_in_question(), bytes_per_query);
+
+  notes[0] = '\0';
+}
+
+/* Ends in a tail call: what the executor asks for is not asked for by us. */
+static void executor_start(QueryDesc *query, int flags)
+{
+  if (bytes_per_query > 0)
+    take_notes_of_query();
+  if (prev_executor_start != NULL)
+    prev_executor_start(query, flags);
+  else
+    standard_ExecutorStart(query, flags);
+}
+
 void _PG_init(void)
 {
+  DefineCustomIntVariable("pgmemtrace_" NAME ".bytes_per_query",
+                          "What each query leaves in TopMemoryContext.", NULL, &bytes_per_query, 0,
+                          0, 1024 * 1024, PGC_USERSET, 0, NULL, NULL, NULL);
+  prev_executor_start = ExecutorStart_hook;
+  ExecutorStart_hook = executor_start;
   if (!process_shared_preload_libraries_in_progress)
     return;
   PGMT_HOOK_SHMEM_REQUEST(prev_shmem_request_hook, shmem_request);
@@ -114,6 +161,8 @@ Datum buggy_write_to_segment(PG_FUNCTION_ARGS)
       continue;
     if (at < -BEYOND || end > (int64)segments[i].size + BEYOND)
       elog(ERROR, "that far is too far even for this extension");
+    if (REPAIRED && (at < 0 || end > (int64)segments[i].size))
+      PG_RETURN_VOID(); /* it has seen that there is no room */
     memcpy(segments[i].start + at, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
     PG_RETURN_VOID();
   }
@@ -123,11 +172,16 @@ Datum buggy_write_to_segment(PG_FUNCTION_ARGS)
 Datum buggy_make_dsm(PG_FUNCTION_ARGS)
 {
   dsm_segment *segment = dsm_create(PG_GETARG_INT32(0), 0);
+  dsm_handle handle = dsm_segment_handle(segment);
 
+  if (REPAIRED) {
+    dsm_detach(segment);
+    PG_RETURN_INT64(handle);
+  }
   dsm_pin_mapping(segment); /* outlives the statement */
   if (PG_GETARG_BOOL(1))
     dsm_pin_segment(segment); /* and the session */
-  PG_RETURN_INT64(dsm_segment_handle(segment));
+  PG_RETURN_INT64(handle);
 }
 
 Datum buggy_unpin_dsm(PG_FUNCTION_ARGS)
@@ -139,7 +193,7 @@ Datum buggy_unpin_dsm(PG_FUNCTION_ARGS)
 Datum buggy_leak_context(PG_FUNCTION_ARGS)
 {
   MemoryContext context =
-      AllocSetContextCreate(TopMemoryContext, "buggy leak", ALLOCSET_SMALL_SIZES);
+      AllocSetContextCreate(context_in_question(), NAME " leak", ALLOCSET_SMALL_SIZES);
 
   (void)MemoryContextAlloc(context, PG_GETARG_INT32(0));
   PG_RETURN_VOID();
@@ -147,6 +201,20 @@ Datum buggy_leak_context(PG_FUNCTION_ARGS)
 
 Datum buggy_leak_in_top(PG_FUNCTION_ARGS)
 {
-  (void)MemoryContextAlloc(TopMemoryContext, PG_GETARG_INT32(0));
+  (void)MemoryContextAlloc(context_in_question(), PG_GETARG_INT32(0));
+  PG_RETURN_VOID();
+}
+
+Datum buggy_malloc_and_forget(PG_FUNCTION_ARGS)
+{
+  static char *volatile last; /* or the compiler sees that nobody needs it */
+  size_t bytes = PG_GETARG_INT32(0);
+
+  last = malloc(bytes);
+  if (last == NULL)
+    ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+  memset(last, 1, bytes);
+  if (REPAIRED)
+    free(last);
   PG_RETURN_VOID();
 }
