@@ -36,7 +36,7 @@ static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p, __u
 	fill_header(&e->header, p, PGMT_EVENT_DSM, p->phase, now);
 	e->handle = argument(ctx, PGMT_PROBE_DSM, 1);
 	e->size = argument(ctx, PGMT_PROBE_DSM, 2);
-	e->unused = 0;
+	e->request = p->requests;
 	/* What it does not fill is zeros, also when it fails. */
 	if (bpf_get_stack(ctx, e->stack, sizeof(e->stack), BPF_F_USER_STACK) < 0)
 		lose(PGMT_LOSS_STACK);

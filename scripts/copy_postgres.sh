@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause
-# copy_postgres.sh - a copy of a PostgreSQL, with sql/ and its buggy extension built and installed.
+# copy_postgres.sh - a copy of a PostgreSQL, with sql/, its buggy extension and the twin of that built and
+# installed.
 #
 # PostgreSQL finds its files from where its programs lie, so a copy under /tmp is an installation
 # that nobody else uses, and the one it was taken from stays as it is.

@@ -21,6 +21,8 @@ static const char *kind_name(PgmtRequestKind kind)
   case PGMT_BEGIN_WINDOW: return "begin_window";
   case PGMT_END_WINDOW: return "end_window";
   case PGMT_CONTEXTS: return "contexts";
+  case PGMT_CHECKPOINT: return "checkpoint";
+  case PGMT_CHECK_ON_COPY: return "check_on_copy";
   }
   return "unknown";
 }
@@ -127,6 +129,7 @@ Datum pgmt_answer(PG_FUNCTION_ARGS)
   const char *refusal;
 
   pgmt_require_preloaded();
+  pgmt_forget_statement();
   if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
     PG_RETURN_TEXT_P(cstring_to_text("unknown"));
   if (!PG_ARGISNULL(3)) {

@@ -9,6 +9,7 @@
 
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
 
@@ -55,6 +56,31 @@ static inline void InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
   result->setResult = tuplestore_begin_heap(true, false, work_mem);
   MemoryContextSwitchTo(previous);
 }
+#endif
+
+/* 15 split pg_analyze_and_rewrite(), and asks senders whether the receiver may wait. */
+#if PG_VERSION_NUM >= 150000
+#define PGMT_ANALYZE(raw, text) pg_analyze_and_rewrite_fixedparams(raw, text, NULL, 0, NULL)
+#define PGMT_MQ_SEND(queue, length, data) shm_mq_send(queue, length, data, false, true)
+#else
+#define PGMT_ANALYZE(raw, text) pg_analyze_and_rewrite(raw, text, NULL, 0, NULL)
+#define PGMT_MQ_SEND(queue, length, data) shm_mq_send(queue, length, data, false)
+#endif
+
+/* 18 dropped run_once. */
+#if PG_VERSION_NUM >= 180000
+#define PGMT_PORTAL_RUN(portal, to, completion)                                                    \
+  PortalRun(portal, FETCH_ALL, true, to, to, completion)
+#else
+#define PGMT_PORTAL_RUN(portal, to, completion)                                                    \
+  PortalRun(portal, FETCH_ALL, true, true, to, to, completion)
+#endif
+
+/* Before 17 no worker could be a role without LOGIN. */
+#ifdef BGWORKER_BYPASS_ROLELOGINCHECK
+#define PGMT_ANY_ROLE BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define PGMT_ANY_ROLE 0
 #endif
 
 #endif /* PGMT_COMPAT_H */

@@ -21,7 +21,7 @@
 
 #include "port/pg_crc32c.h"
 
-#define PGMT_MAX_GUARDS 64
+#define PGMT_MAX_GUARDS 128
 /* A finding as JSON, with the last statements in it: quotes and backslashes doubled. */
 #define PGMT_MAX_FINDING 4096
 

@@ -126,6 +126,253 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   SELECT v.* FROM jsonb_populate_recordset(NULL::pgmemtrace.violation, pgmemtrace.end_window()) AS v
 $$;
 
+-- ---- scenarios ----
+
+-- What this session has set; a new one has the rest by itself.
+CREATE FUNCTION pgmemtrace.session_settings() RETURNS jsonb
+LANGUAGE sql AS $$
+  SELECT coalesce(pg_catalog.jsonb_object_agg(name, pg_catalog.current_setting(name)), '{}')
+    FROM pg_catalog.pg_settings
+   WHERE source IN ('client', 'session') AND context IN ('user', 'superuser')
+     AND name NOT IN ('role', 'session_authorization') AND name NOT LIKE 'transaction\_%'
+$$;
+
+-- The reports of the sessions that ran it; docs/extension.md says what manners there are.
+CREATE FUNCTION pgmemtrace.run_workload(
+  workload text, manner text DEFAULT 'committed', warm_up integer DEFAULT 0,
+  iterations integer DEFAULT 100, sessions integer DEFAULT 1, checkpoints boolean DEFAULT false,
+  check_guards boolean DEFAULT false, pattern text DEFAULT '', options jsonb DEFAULT NULL,
+  settings jsonb DEFAULT pgmemtrace.session_settings())
+RETURNS jsonb LANGUAGE c AS 'MODULE_PATHNAME', 'pgmt_run_workload';
+
+CREATE FUNCTION pgmemtrace.check_on_copy(scenario text, iterations integer, workload text)
+RETURNS jsonb LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgmt_check_on_copy';
+
+-- What there is to run, and how: rules says whose findings are reported, all if it is null.
+CREATE FUNCTION pgmemtrace.scenario_plans()
+RETURNS TABLE (name text, manner text, warm_up integer, rules text[], description text)
+LANGUAGE sql IMMUTABLE AS $$
+  VALUES
+  ('growth_benchmark', 'committed', 10, NULL::text[],
+   'Measures at log-spaced moments what grows with the executions, and whether linearly or worse'),
+  ('tx_abort_loop', 'aborted', 10, NULL,
+   'Rolls every execution back: what a transaction''s end should free, but does not if it fails'),
+  ('wrong_context_probe', 'committed', 10, '{wrong_ctx_alloc}',
+   'Looks for memory that lands in contexts that live too long, a few bytes each time'),
+  ('context_reset_storm', 'one transaction', 10, NULL,
+   'Runs everything in one transaction, and judges before it ends: what lives longer than its execution'),
+  ('cursor_leak', 'cursors', 10, '{context_leak,ctx_bloat,wrong_ctx_alloc}',
+   'Opens its queries as cursors, 32 at a time, reads one row and closes them'),
+  ('cold_warm_cold', 'committed', 0, NULL,
+   'A third in a new session, a third in the same, a third in another new one: is warm flat, and cold as cold as before?'),
+  ('concurrent_backends', 'committed', 10, NULL,
+   'Runs in several sessions at the same time; option sessions, 4 unless it is given, at most 16'),
+  ('shmem_sentinel_probe', 'committed', 0, '{shmem_overrun}',
+   'Checks the guards around shared memory after each execution; sets up all that fit if there are none'),
+  ('dsm_lifecycle_check', 'committed', 0, '{dsm_leak}',
+   'Looks for dynamic shared memory that an execution leaves'),
+  ('use_after_reset', 'on a copy', 0, NULL,
+   'On a disposable copy of the server, where a context''s memory is wiped when it is reset or deleted'),
+  ('oom_simulation', 'on a copy', 0, NULL,
+   'On a disposable copy of the server, where allocations fail, one execution after another')
+$$;
+
+CREATE VIEW pgmemtrace.scenarios AS
+  SELECT name, description FROM pgmemtrace.scenario_plans();
+
+-- Errors that are not the workload's.
+CREATE FUNCTION pgmemtrace.require_reports(reports jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  failed jsonb;
+BEGIN
+  SELECT r INTO failed FROM pg_catalog.jsonb_array_elements(reports) AS r WHERE r ? 'error' LIMIT 1;
+  IF FOUND THEN
+    IF failed ? 'hint' THEN
+      RAISE EXCEPTION '%', failed ->> 'error' USING HINT = failed ->> 'hint';
+    END IF;
+    RAISE EXCEPTION '%', failed ->> 'error';
+  END IF;
+  IF (SELECT pg_catalog.bool_and(r ? 'ended') FROM pg_catalog.jsonb_array_elements(reports) AS r) THEN
+    RAISE EXCEPTION 'the session of the workload ended before it could report'
+      USING HINT = 'The server''s log says why. Before PostgreSQL 17 its role needs LOGIN.';
+  END IF;
+  RETURN reports;
+END
+$$;
+
+-- Guards wherever there is room, for as long as a scenario runs; returns how many bytes.
+CREATE FUNCTION pgmemtrace.guard_everything() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  segment text;
+  bytes bigint := 0;
+BEGIN
+  FOR segment IN
+    SELECT name FROM pg_catalog.pg_shmem_allocations
+     WHERE name IS NOT NULL AND name <> '<anonymous>' AND name NOT LIKE 'pgmemtrace %'
+       AND allocated_size > size
+     ORDER BY off DESC -- extensions come last
+  LOOP
+    BEGIN
+      SELECT bytes + guard_bytes_below + guard_bytes_above INTO bytes
+        FROM pgmemtrace.register_shmem_probe(segment);
+    EXCEPTION WHEN object_not_in_prerequisite_state OR configuration_limit_exceeded THEN
+      NULL; -- no room, or used already
+    END;
+  END LOOP;
+  RETURN bytes;
+END
+$$;
+
+CREATE FUNCTION pgmemtrace.run_shmem_scenario(
+  workload text, iterations integer, pattern text, options jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  reports jsonb;
+  ours boolean := NOT EXISTS (SELECT FROM pgmemtrace.check_shmem_sentinels());
+BEGIN
+  IF ours AND pgmemtrace.guard_everything() = 0 THEN
+    RAISE EXCEPTION 'there is no room for a guard beside any segment of shared memory'
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  reports := pgmemtrace.run_workload(workload, 'committed', 0, iterations, 1, false, true, pattern, options);
+  IF ours THEN
+    PERFORM pgmemtrace.clear_shmem_registry();
+  END IF;
+  RETURN reports;
+EXCEPTION WHEN OTHERS OR query_canceled THEN
+  IF ours THEN
+    PERFORM pgmemtrace.clear_shmem_registry();
+  END IF;
+  RAISE;
+END
+$$;
+
+-- Cold, warm, and cold again.  What the second new session needs beyond the first is a finding.
+CREATE FUNCTION pgmemtrace.run_cold_warm_cold(
+  workload text, iterations integer, pattern text, options jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  third integer := greatest(iterations / 3, 1);
+  one jsonb := pgmemtrace.require_reports(
+    pgmemtrace.run_workload(workload, 'committed', third, third, 1, false, false, pattern, options)) -> 0;
+  other jsonb := pgmemtrace.require_reports(
+    pgmemtrace.run_workload(workload, 'committed', third, 0)) -> 0;
+  cold bigint := (one #>> '{warm,used_bytes}')::bigint - (one #>> '{start,used_bytes}')::bigint;
+  cold_again bigint := (other #>> '{warm,used_bytes}')::bigint - (other #>> '{start,used_bytes}')::bigint;
+  least_bytes bigint := greatest(
+    pg_catalog.pg_size_bytes(pg_catalog.current_setting('pgmemtrace.bloat_min_bytes')), cold / 20);
+BEGIN
+  IF cold_again - cold >= least_bytes THEN
+    one := pg_catalog.jsonb_set(one, '{violations,-1}', pg_catalog.jsonb_build_object(
+      'rule', 'ctx_bloat', 'severity', 'WARNING', 'context', 'a new session', 'time', clock_timestamp(),
+      'server_pid', other -> 'pid', 'before_bytes', cold, 'after_bytes', cold_again,
+      'delta_bytes', cold_again - cold, 'shape', 'step',
+      'detail', pg_catalog.format('the first %s executions take %s of a new session, and took %s of the one before',
+                       third, pg_catalog.pg_size_pretty(cold_again), pg_catalog.pg_size_pretty(cold)),
+      'advice', 'Something outside of the session grows, and each new one takes it over: catalogs, or shared memory.'),
+      true);
+  END IF;
+  RETURN pg_catalog.jsonb_build_array(one, other || '{"judged": true}');
+END
+$$;
+
+-- One sentence: what was run, how often, and what came of it.
+CREATE FUNCTION pgmemtrace.describe_run(
+  plan text, reports jsonb, executed bigint, failed bigint, findings integer) RETURNS text
+LANGUAGE sql AS $$
+  SELECT pg_catalog.format('%s executions in %s %s, %s; %s failed; ', executed,
+           pg_catalog.jsonb_array_length(reports),
+           CASE pg_catalog.jsonb_array_length(reports) WHEN 1 THEN 'session' ELSE 'sessions' END,
+           CASE plan
+             WHEN 'committed' THEN 'each in a transaction of its own'
+             WHEN 'aborted' THEN 'each in a transaction that was rolled back'
+             WHEN 'cursors' THEN 'queries as cursors'
+             ELSE 'in one transaction'
+           END, failed)
+         || CASE WHEN findings IS NULL AND failed = executed THEN 'nothing was judged'
+                 WHEN findings IS NULL THEN 'not judged, since the one transaction failed'
+                 WHEN findings = 0 THEN 'nothing found'
+                 WHEN findings = 1 THEN '1 violation'
+                 ELSE findings || ' violations' END
+$$;
+
+CREATE FUNCTION pgmemtrace.run_scenario(
+  scenario text, iterations integer DEFAULT 100, workload text DEFAULT 'SELECT 1',
+  pattern text DEFAULT '', options jsonb DEFAULT NULL,
+  OUT executed bigint, OUT failed bigint, OUT first_error text, OUT findings integer, OUT report text,
+  OUT violations pgmemtrace.violation[], OUT measured jsonb)
+RETURNS record LANGUAGE plpgsql AS $$
+DECLARE
+  plan record;
+  window_options jsonb := nullif(options - 'sessions', '{}');
+  sessions integer := 1;
+  reports jsonb;
+  gathered jsonb;
+BEGIN
+  SELECT * INTO plan FROM pgmemtrace.scenario_plans() WHERE name = scenario;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'unknown scenario: %', coalesce(scenario, 'NULL')
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT * FROM pgmemtrace.scenarios';
+  END IF;
+  IF iterations IS NULL OR iterations <= 0 THEN
+    RAISE EXCEPTION 'iterations must be a positive integer' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF pg_catalog.btrim(coalesce(workload, ''), E' \t\n;') = '' THEN
+    RAISE EXCEPTION 'the workload is empty' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF scenario = 'growth_benchmark' AND iterations < 4 THEN
+    RAISE EXCEPTION 'growth_benchmark needs at least 4 iterations to tell a shape'
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF scenario = 'concurrent_backends' THEN
+    sessions := coalesce((options ->> 'sessions')::integer, 4);
+  ELSIF options ? 'sessions' THEN
+    RAISE EXCEPTION 'option "sessions" is for concurrent_backends' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+
+  IF plan.manner = 'on a copy' THEN
+    reports := pg_catalog.jsonb_build_array(pgmemtrace.check_on_copy(scenario, iterations, workload));
+  ELSIF scenario = 'cold_warm_cold' THEN
+    reports := pgmemtrace.run_cold_warm_cold(workload, iterations, pattern, window_options);
+  ELSIF scenario = 'shmem_sentinel_probe' THEN
+    reports := pgmemtrace.run_shmem_scenario(workload, iterations, pattern, window_options);
+  ELSE
+    reports := pgmemtrace.run_workload(workload, plan.manner, least(plan.warm_up, iterations), iterations,
+                                       sessions, scenario = 'growth_benchmark', false, pattern, window_options);
+  END IF;
+  reports := pgmemtrace.require_reports(reports);
+
+  SELECT coalesce(sum((r ->> 'executed')::bigint), 0), coalesce(sum((r ->> 'failed')::bigint), 0),
+         min(r ->> 'first_error'),
+         jsonb_agg(r - 'violations' - 'judged' - 'first_error' - 'report')
+    INTO executed, failed, first_error, measured
+    FROM pg_catalog.jsonb_array_elements(reports) AS r;
+  SELECT coalesce(jsonb_agg(CASE WHEN coalesce(v ->> 'query', '') = ''
+                                 THEN v || pg_catalog.jsonb_build_object('query', left(workload, 1024))
+                                 ELSE v END), '[]') INTO gathered
+    FROM pg_catalog.jsonb_array_elements(reports) AS r, pg_catalog.jsonb_array_elements(r -> 'violations') AS v
+   WHERE plan.rules IS NULL OR v ->> 'rule' = ANY (plan.rules);
+  -- A session that was ended cannot say what by.
+  SELECT gathered || coalesce(jsonb_agg(pg_catalog.jsonb_build_object(
+           'rule', scenario, 'severity', 'ERROR', 'time', clock_timestamp(),
+           'detail', 'a session of the workload ended before it could report; the server''s log says why')), '[]')
+    INTO gathered
+    FROM pg_catalog.jsonb_array_elements(reports) AS r WHERE r ? 'ended';
+  violations := ARRAY(SELECT v FROM pg_catalog.jsonb_populate_recordset(NULL::pgmemtrace.violation, gathered) AS v);
+  findings := cardinality(violations);
+  -- Nothing found is no result where nothing was seen to run.
+  IF failed = executed OR EXISTS (
+    SELECT FROM pg_catalog.jsonb_array_elements(reports) AS r WHERE r ->> 'judged' = 'false') THEN
+    findings := nullif(findings, 0);
+  END IF;
+  report := coalesce(reports #>> '{0,report}',
+                     pgmemtrace.describe_run(plan.manner, reports, executed, failed, findings));
+  IF failed > 0 AND failed = executed THEN
+    RAISE WARNING 'every execution of the workload failed: %', first_error;
+  END IF;
+END
+$$;
+
 -- ---- contexts of any process ----
 
 CREATE FUNCTION pgmemtrace.request_contexts(pid integer) RETURNS jsonb
@@ -181,12 +428,20 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgmemtrace FROM PUBLIC;
 REVOKE ALL ON TYPE pgmemtrace.violation FROM PUBLIC;
 GRANT USAGE ON SCHEMA pgmemtrace TO pgmemtrace_reader;
 GRANT USAGE ON TYPE pgmemtrace.violation TO pgmemtrace_reader;
-GRANT SELECT ON pgmemtrace.violation_log TO pgmemtrace_reader;
+GRANT SELECT ON pgmemtrace.violation_log, pgmemtrace.scenarios TO pgmemtrace_reader;
 GRANT EXECUTE ON FUNCTION
   pgmemtrace.watched(),
   pgmemtrace.log_state(),
   pgmemtrace.dsm_tracking(),
   pgmemtrace.check_shmem_sentinels(),
   pgmemtrace.contexts(integer),
-  pgmemtrace.request_contexts(integer)
+  pgmemtrace.request_contexts(integer),
+  -- What these are made of has to be granted, too, to who shall run scenarios.
+  pgmemtrace.scenario_plans(),
+  pgmemtrace.session_settings(),
+  pgmemtrace.require_reports(jsonb),
+  pgmemtrace.guard_everything(),
+  pgmemtrace.run_shmem_scenario(text, integer, text, jsonb),
+  pgmemtrace.run_cold_warm_cold(text, integer, text, jsonb),
+  pgmemtrace.describe_run(text, jsonb, bigint, bigint, integer)
 TO pgmemtrace_reader;

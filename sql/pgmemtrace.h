@@ -5,6 +5,7 @@
  *   request.c     asks the daemon and waits for what comes through answer.c; marker.c is what the
  *                 daemon probes
  *   window.c      test windows: begin() and end()
+ *   scenario.c    runs a workload in sessions of its own (workload.c), again and again (execute.c)
  *   log.c         violations: a ring in shared memory, written to a table by log_flush.c
  *   sentinels.c   guard bytes (guards.c) around segments of shared memory; segments.c finds those
  *   worker.c      the background worker: looks at the guards, writes the log
@@ -63,6 +64,8 @@ typedef enum PgmtRequestKind {
   PGMT_BEGIN_WINDOW = 1,
   PGMT_END_WINDOW = 2,
   PGMT_CONTEXTS = 3,
+  PGMT_CHECKPOINT = 4,
+  PGMT_CHECK_ON_COPY = 5,
 } PgmtRequestKind;
 
 /*
@@ -84,11 +87,24 @@ extern PGDLLEXPORT PGMT_NO_LANDING_PAD void pgmemtrace_request(uint64 id, uint32
 
 /*
  * Asks the daemon: body is a JSON object, completed with who asks.  Returns its answer, NULL if
- * that is empty; raises an error if nobody watches or nobody answers in time, and the daemon's.
+ * that is empty; raises an error if nobody watches or nobody answers in time, and the daemon's
+ * errors and warnings.
  */
 extern Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body);
+/* The same, for what may take longer than pgmemtrace.ack_timeout; ms, 0: as long as it takes. */
+extern Jsonb *pgmt_ask_for(PgmtRequestKind kind, const char *body, int timeout);
+/* Raises an error if nobody would see what is asked. */
+extern void pgmt_require_watched(void);
 extern Size pgmt_requests_size(void);
 extern void pgmt_requests_startup(void);
+
+/* ---- window.c: errors as those of begin() and end() ---- */
+
+/* options: NULL, or what begin() takes.  within_transaction: what lives as long as the transaction
+ * is judged like what stays. */
+extern void pgmt_open_window(const char *pattern, Jsonb *options, bool within_transaction);
+/* Its violations, as a jsonb array. */
+extern Datum pgmt_close_window(void);
 
 /* ---- log.c, log_flush.c ---- */
 
@@ -128,8 +144,11 @@ extern void pgmt_sentinels_startup(void);
 
 /* ---- statements.c ---- */
 
-/* "pid 4711: SELECT ...", newest first, but not the one that asks; UTF-8. */
+/* "pid 4711: SELECT ...", newest first, but not the one that asks, unless it is a workload; UTF-8.
+ */
 extern void pgmt_append_last_statements(StringInfo out);
+/* The one that runs is none that others want to know of. */
+extern void pgmt_forget_statement(void);
 extern Size pgmt_statements_size(void);
 extern void pgmt_statements_startup(void);
 extern void pgmt_hook_statements(void);
@@ -138,6 +157,10 @@ extern void pgmt_hook_statements(void);
 
 extern Size pgmt_dsm_size(void);
 extern void pgmt_dsm_startup(void);
+
+/* ---- workload.c ---- */
+
+extern bool pgmt_is_workload; /* this process runs one */
 
 /* ---- worker.c ---- */
 

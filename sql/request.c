@@ -89,18 +89,22 @@ static PgmtAnswerState state_of(PgmtSlot *slot)
   return state;
 }
 
-static void report_timeout(void)
+static void report_silence(int timeout)
 {
   ereport(ERROR,
           (errcode(ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION),
-           errmsg("the pgmemtrace daemon did not answer within %d ms", pgmt_ack_timeout),
+           timeout > 0 ? errmsg("the pgmemtrace daemon did not answer within %d ms", timeout)
+                       : errmsg("the pgmemtrace daemon did not answer"),
            pgmemtrace_watchers > 0
                ? errhint("It watches, but could not answer over SQL: look at its messages and its "
                          "--dsn, or raise pgmemtrace.ack_timeout.")
                : errhint("It has ended meanwhile.")));
 }
 
-static PgmtAnswerState wait_for_answer(PgmtSlot *slot)
+/* How often it is made sure that somebody still watches. */
+#define WATCHED_EVERY 1000 /* ms */
+
+static PgmtAnswerState wait_for_answer(PgmtSlot *slot, int timeout)
 {
   instr_time start;
   PgmtAnswerState state;
@@ -108,13 +112,14 @@ static PgmtAnswerState wait_for_answer(PgmtSlot *slot)
   INSTR_TIME_SET_CURRENT(start);
   while ((state = state_of(slot)) == PGMT_WAITING) {
     instr_time elapsed;
-    long left;
+    long left = WATCHED_EVERY;
 
     INSTR_TIME_SET_CURRENT(elapsed);
     INSTR_TIME_SUBTRACT(elapsed, start);
-    left = pgmt_ack_timeout - (long)INSTR_TIME_GET_MILLISEC(elapsed);
-    if (left <= 0)
-      report_timeout();
+    if (timeout > 0)
+      left = timeout - (long)INSTR_TIME_GET_MILLISEC(elapsed);
+    if (left <= 0 || (timeout == 0 && pgmemtrace_watchers == 0))
+      report_silence(timeout);
     (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left,
                     PG_WAIT_EXTENSION);
     ResetLatch(MyLatch);
@@ -159,7 +164,33 @@ static char *complete_body(const char *body)
   return json.data;
 }
 
+void pgmt_require_watched(void)
+{
+  pgmt_require_preloaded();
+  if (pgmemtrace_watchers == 0)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("no pgmemtrace daemon watches this server"),
+                    errhint("Start one on the server's host: sudo pgmemtrace --pid all")));
+}
+
+/* What the asker should know of the answer, if the daemon says so. */
+static void pass_warning_on(Jsonb *answer)
+{
+  JsonbValue *warning = NULL;
+
+  if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
+    warning = getKeyJsonValueFromContainer(&answer->root, "warning", (int)strlen("warning"), NULL);
+  if (warning != NULL && warning->type == jbvString)
+    ereport(WARNING,
+            (errmsg("pgmemtrace daemon: %.*s", warning->val.string.len, warning->val.string.val)));
+}
+
 Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body)
+{
+  return pgmt_ask_for(kind, body, pgmt_ack_timeout);
+}
+
+Jsonb *pgmt_ask_for(PgmtRequestKind kind, const char *body, int timeout)
 {
   char *json;
   PgmtSlot *slot;
@@ -168,16 +199,13 @@ Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body)
 
   pgmt_require_preloaded();
   json = complete_body(pgmt_to_utf8(body));
-  if (pgmemtrace_watchers == 0)
-    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                    errmsg("no pgmemtrace daemon watches this server"),
-                    errhint("Start one on the server's host: sudo pgmemtrace --pid all")));
+  pgmt_require_watched();
 
   slot = take_slot(kind, json);
   PG_ENSURE_ERROR_CLEANUP(free_slot, PointerGetDatum(slot));
   {
     pgmemtrace_request(slot->id, kind, json, (uint32)strlen(json));
-    state = wait_for_answer(slot);
+    state = wait_for_answer(slot, timeout);
     answer = fetch_answer(slot);
   }
   PG_END_ENSURE_ERROR_CLEANUP(free_slot, PointerGetDatum(slot));
@@ -187,6 +215,7 @@ Jsonb *pgmt_ask(PgmtRequestKind kind, const char *body)
     ereport(ERROR,
             (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
              errmsg("pgmemtrace daemon: %s", pgmt_from_utf8(text_to_cstring((text *)answer)))));
+  pass_warning_on((Jsonb *)answer);
   return (Jsonb *)answer;
 }
 

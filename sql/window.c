@@ -78,9 +78,8 @@ static void check_options(Jsonb *options)
   }
 }
 
-Datum pgmt_begin_window(PG_FUNCTION_ARGS)
+void pgmt_open_window(const char *pattern, Jsonb *options, bool within_transaction)
 {
-  char *pattern = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
   StringInfoData body;
 
   if (strlen(pattern) > MAX_PATTERN)
@@ -98,9 +97,9 @@ Datum pgmt_begin_window(PG_FUNCTION_ARGS)
   escape_json(&body, pattern);
   appendStringInfo(&body, ",\"min_leak_bytes\":%d,\"bloat_min_bytes\":%d", pgmt_min_leak_bytes,
                    pgmt_bloat_min_bytes);
-  if (!PG_ARGISNULL(1)) {
-    Jsonb *options = PG_GETARG_JSONB_P(1);
-
+  if (within_transaction)
+    appendStringInfoString(&body, ",\"within_transaction\":true");
+  if (options != NULL) {
     check_options(options);
     appendStringInfo(&body, ",\"options\":%s", JsonbToCString(NULL, &options->root, 0));
   }
@@ -111,7 +110,6 @@ Datum pgmt_begin_window(PG_FUNCTION_ARGS)
   window_began = GetCurrentTimestamp();
   (void)pgmt_ask(PGMT_BEGIN_WINDOW, body.data);
   window_is_open = true;
-  PG_RETURN_VOID();
 }
 
 /* The "violations" of the daemon's answer, an empty array if it has none. */
@@ -128,8 +126,7 @@ static Datum violations_of(Jsonb *answer)
   return JsonbPGetDatum(JsonbValueToJsonb(violations));
 }
 
-/* A JSON array of violations. */
-Datum pgmt_end_window(PG_FUNCTION_ARGS)
+Datum pgmt_close_window(void)
 {
   Datum found;
   char *sentinels;
@@ -141,9 +138,19 @@ Datum pgmt_end_window(PG_FUNCTION_ARGS)
   window_is_open = false; /* whatever comes: the next begin() must not fail */
   found = violations_of(pgmt_ask(PGMT_END_WINDOW, "{}"));
   if (!window_tracks_shmem)
-    PG_RETURN_DATUM(found);
+    return found;
   pgmt_check_sentinels();
   sentinels = pgmt_from_utf8(pgmt_sentinel_violations(window_began));
-  PG_RETURN_DATUM(DirectFunctionCall2(jsonb_concat, found,
-                                      DirectFunctionCall1(jsonb_in, CStringGetDatum(sentinels))));
+  return DirectFunctionCall2(jsonb_concat, found,
+                             DirectFunctionCall1(jsonb_in, CStringGetDatum(sentinels)));
 }
+
+Datum pgmt_begin_window(PG_FUNCTION_ARGS)
+{
+  pgmt_open_window(PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0)),
+                   PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1), false);
+  PG_RETURN_VOID();
+}
+
+/* A JSON array of violations. */
+Datum pgmt_end_window(PG_FUNCTION_ARGS) { PG_RETURN_DATUM(pgmt_close_window()); }

@@ -332,29 +332,34 @@ void Pipeline::read_counts(Time now)
 }
 
 // Who made it may be gone before anybody asks: where its code lies is looked up at once.
-void Pipeline::note_dsm_made(KernelReader::DsmMade &made)
+void Pipeline::note_dsm_made()
 {
-  const auto stat = Proc().stat(made.pid);
-  made.origin.process = {made.pid, stat ? stat->start : 0};
-  for (const auto address : made.origin.stack)
-    symbols_.locate({made.origin.process, servers_.postmaster(made.postmaster)}, address,
-                    Symbolizer::Kind::return_address);
-  dsm_.made(made.postmaster, made.handle, std::move(made.origin));
+  if (!reader_)
+    return;
+  for (auto &made : reader_->take_dsm_made()) {
+    const auto stat = Proc().stat(made.pid);
+    made.origin.process = {made.pid, stat ? stat->start : 0};
+    for (const auto address : made.origin.stack)
+      symbols_.locate({made.origin.process, servers_.postmaster(made.postmaster)}, address,
+                      Symbolizer::Kind::return_address);
+    dsm_.made(made.postmaster, made.handle, std::move(made.origin));
+  }
+}
+
+std::uint64_t Pipeline::requests_of(pid_t pid) const
+{
+  const auto *slot = reader_ ? reader_->slot(pid) : nullptr;
+  return slot ? slot->requests : 0;
 }
 
 // Once per interval, and nothing in between: it only matters what stays.
 bool Pipeline::look_at_dsm(Time now)
 {
-  if (reader_)
-    for (auto &made : reader_->take_dsm_made())
-      note_dsm_made(made);
+  note_dsm_made();
   if (looked_at_dsm_ != Time{} && now - looked_at_dsm_ < options_.schedule.interval)
     return false;
   looked_at_dsm_ = now;
-  dsm_.look(servers_, [this](pid_t pid) -> std::uint64_t {
-    const auto *slot = reader_ ? reader_->slot(pid) : nullptr;
-    return slot ? slot->requests : 0;
-  });
+  dsm_.look(servers_, [this](pid_t pid) { return requests_of(pid); });
   return true;
 }
 
@@ -430,6 +435,13 @@ void Pipeline::serve_extension(Time now)
 {
   if (extension_)
     extension_->serve(servers_, {.look = [&](const ProcessId &id) { return look(id, now); },
+                                 .look_at_dsm =
+                                     [&](pid_t postmaster) {
+                                       note_dsm_made(); // look() has drained what told of it
+                                       return dsm_.look(servers_, postmaster, [&](pid_t pid) {
+                                         return requests_of(pid);
+                                       });
+                                     },
                                  .name_code =
                                      [&](std::span<Violation> violations) {
                                        name_code(violations, blocks_, servers_, symbols_);

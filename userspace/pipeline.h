@@ -99,8 +99,9 @@ private:
   void read_counts(Time now);
   void serve_extension(Time now);
   Extension::View look(const ProcessId &id, Time now);
-  void note_dsm_made(KernelReader::DsmMade &made);
+  void note_dsm_made();
   bool look_at_dsm(Time now);
+  std::uint64_t requests_of(pid_t pid) const;
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
   Governor::Period measure(const ServerProcess &process, Watched &watched) const;

@@ -499,6 +499,7 @@ struct pgmt_process {
 
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
+	__u64 walked_cpu_ns;	   /* CPU time of the thread then */
 	__u64 hits[PGMT_PROBES];
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
@@ -608,13 +609,14 @@ enum pgmt_request_kind {
 	PGMT_REQUEST_BEGIN_WINDOW = 1,
 	PGMT_REQUEST_END_WINDOW = 2,
 	PGMT_REQUEST_CONTEXTS = 3,
+	PGMT_REQUEST_CHECKPOINT = 4,
 };
 
 struct pgmt_dsm_event {
 	struct pgmt_event_header header;
-	__u64 size;   /* bytes */
-	__u32 handle; /* even: those inside main shared memory are not seen */
-	__u32 unused;
+	__u64 size;    /* bytes */
+	__u32 handle;  /* even: those inside main shared memory are not seen */
+	__u32 request; /* pgmt_process.requests then, its lower half */
 	__u64 query_id;
 	__s32 stmt_location;
 	__s32 stmt_len;

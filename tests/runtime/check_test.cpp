@@ -10,8 +10,7 @@
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 
-#include "support/postgres_copy.h"
-#include "support/runtime_test.h"
+#include "support/copy_test.h"
 
 namespace pgmemtrace::test {
 namespace {
@@ -63,28 +62,15 @@ EXPLAIN (COSTS OFF) SELECT * FROM sales WHERE customer = 1;
 ROLLBACK;
 )sql";
 
-class CheckTest : public RuntimeTest {
+class CheckTest : public CopyTest {
 protected:
-  static void TearDownTestSuite()
-  {
-    RuntimeTest::TearDownTestSuite();
-    copy_.reset();
-  }
-
   void SetUp() override
   {
-    RuntimeTest::SetUp();
+    CopyTest::SetUp();
     if (IsSkipped())
       return;
     const auto major = major_under_test();
     ASSERT_TRUE(major);
-    if (!copy_) {
-      auto copy = PostgresCopy::make(*major);
-      ASSERT_TRUE(copy) << to_string(copy.error()) << copy.error().hint;
-      copy_ = std::move(*copy);
-      use_cluster(copy_->options({"max_prepared_transactions = 5"}));
-      PostgresCopy::create_tester(cluster());
-    }
     std::string dir = major->root / "tmp/pgmt-checks.XXXXXX";
     ASSERT_NE(mkdtemp(dir.data()), nullptr);
     dir_ = dir;
@@ -93,7 +79,7 @@ protected:
 
   void TearDown() override
   {
-    RuntimeTest::TearDown();
+    CopyTest::TearDown();
     std::error_code ignored;
     fs::remove_all(dir_, ignored);
   }
@@ -152,10 +138,7 @@ protected:
   }
 
   fs::path dir_; // where copies are made
-  static std::unique_ptr<PostgresCopy> copy_;
 };
-
-std::unique_ptr<PostgresCopy> CheckTest::copy_;
 
 bool ended(pid_t pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
 
@@ -179,6 +162,12 @@ TEST_F(CheckTest, a_pointer_into_memory_that_was_reset_is_found)
   EXPECT_EQ(found.check["scenario"], "use_after_reset");
   EXPECT_EQ(found.check["failed"], 0);
   EXPECT_THAT(folders(), IsEmpty());
+}
+
+TEST_F(CheckTest, pointers_to_what_lasts_are_no_finding)
+{
+  expect_nothing(check({"--use-after-reset", "--iterations", "5", "--sql",
+                        "SELECT repaired.hold_pointer(), repaired.hold_text()"}));
 }
 
 TEST_F(CheckTest, results_that_change_are_found_and_shown)
@@ -244,7 +233,7 @@ TEST_F(CheckTest, an_allocation_that_nobody_checks_is_found)
 
 TEST_F(CheckTest, an_allocation_that_is_checked_is_no_finding)
 {
-  expect_nothing(check({"--oom", "--sql", "SELECT checked_malloc(1000)"}));
+  expect_nothing(check({"--oom", "--sql", "SELECT repaired.unchecked_malloc(1000)"}));
 }
 
 TEST_F(CheckTest, ordinary_statements_live_with_failing_allocations)
@@ -256,7 +245,7 @@ TEST_F(CheckTest, ordinary_statements_live_with_failing_allocations)
 
 TEST_F(CheckTest, the_server_itself_is_left_alone)
 {
-  auto session = PostgresCopy::connect(cluster());
+  auto session = connect();
   const auto before = session.value("SELECT pg_postmaster_start_time()");
   expect_nothing(check({"--use-after-reset", "--iterations", "1", "--sql",
                         "CREATE TABLE IF NOT EXISTS made_in_the_copy(); SELECT pg_reload_conf()"}));
@@ -271,7 +260,7 @@ TEST_F(CheckTest, the_server_itself_is_left_alone)
 
 TEST_F(CheckTest, workers_of_libraries_do_not_run_in_the_copy)
 {
-  auto session = PostgresCopy::connect(cluster());
+  auto session = connect();
   const std::string workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE "
                               "'pgmemtrace%' OR backend_type LIKE 'logical%'";
   ASSERT_NE(session.value(workers), "0");
@@ -281,7 +270,7 @@ TEST_F(CheckTest, workers_of_libraries_do_not_run_in_the_copy)
 
 TEST_F(CheckTest, tablespaces_are_copied_beside_the_copy)
 {
-  auto session = PostgresCopy::connect(cluster());
+  auto session = connect();
   const auto place = dir_ / "space";
   fs::create_directory(place);
   fs::permissions(place, fs::perms(0777)); // the server makes a folder in it
@@ -344,7 +333,7 @@ TEST_F(CheckTest, a_full_disk_is_seen_before_anything_is_copied)
 
 TEST_F(CheckTest, a_server_that_refuses_replication_says_so)
 {
-  auto session = PostgresCopy::connect(cluster());
+  auto session = connect();
   const fs::path hba =
       cluster().major().root / fs::path(session.value("SHOW hba_file")).relative_path();
   const auto text = read_text(hba);

@@ -70,11 +70,28 @@ TEST(Request, reads_what_the_extension_writes)
   EXPECT_EQ(begin->window.min_leak_bytes, 1U);
   EXPECT_EQ(begin->window.bloat_min_bytes, 2U);
   EXPECT_THAT(begin->window.allowed_contexts, ElementsAre("a", "b"));
+  EXPECT_TRUE(begin->window.track_dsm);
+  const auto without =
+      parse_request(7, PGMT_REQUEST_BEGIN_WINDOW,
+                    R"({"backend_pid":42,"pattern":"","min_leak_bytes":1,"bloat_min_bytes":2,)"
+                    R"("options":{"track_dsm":false}})");
+  ASSERT_TRUE(without);
+  EXPECT_FALSE(without->window.track_dsm);
 
   const auto contexts = parse_request(8, PGMT_REQUEST_CONTEXTS, R"({"backend_pid":42,"pid":-1})");
   ASSERT_TRUE(contexts);
   EXPECT_EQ(contexts->contexts_pid, -1);
   EXPECT_TRUE(parse_request(9, PGMT_REQUEST_END_WINDOW, R"({"backend_pid":42})"));
+  const auto checkpoint =
+      parse_request(10, PGMT_REQUEST_CHECKPOINT, R"({"backend_pid":42,"iterations":46})");
+  ASSERT_TRUE(checkpoint);
+  EXPECT_EQ(checkpoint->executions, 46U);
+  const auto within =
+      parse_request(11, PGMT_REQUEST_BEGIN_WINDOW,
+                    R"({"backend_pid":42,"pattern":"","min_leak_bytes":1,"bloat_min_bytes":2,)"
+                    R"("within_transaction":true})");
+  ASSERT_TRUE(within);
+  EXPECT_TRUE(within->window.within_transaction);
   EXPECT_TRUE(parse_request(9, 15, R"({"backend_pid":42,"what":[1]})")); // a younger extension's
 }
 
@@ -93,11 +110,16 @@ TEST(Request, refuses_what_is_not_of_the_protocol)
            std::string(R"({"backend_pid":1})"),
            std::string(R"({"backend_pid":1,"pattern":"","min_leak_bytes":-1,"bloat_min_bytes":2})"),
            std::string(R"({"backend_pid":1,"pattern":7,"min_leak_bytes":1,"bloat_min_bytes":2})"),
+           R"({"backend_pid":1,"within_transaction":1,)" + window + "}",
            R"({"backend_pid":1,"options":{"allowed_contexts":[1]},)" + window + "}",
            R"({"backend_pid":1,"options":{"allowed_contexts":"a"},)" + window + "}",
+           R"({"backend_pid":1,"options":{"track_dsm":"yes"},)" + window + "}",
        })
     EXPECT_FALSE(parse_request(1, PGMT_REQUEST_BEGIN_WINDOW, json)) << json;
   EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CONTEXTS, R"({"backend_pid":1,"pid":1e99})"));
+  for (const std::string iterations : {"-1", "1.5", "null"})
+    EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CHECKPOINT,
+                               R"({"backend_pid":1,"iterations":)" + iterations + "}"));
 }
 
 TEST(Request, knows_kinds_by_name)
@@ -243,6 +265,36 @@ TEST(Windows, gather_the_queries_of_every_look_in_between)
   const auto found = windows.end(process.advance(1).take(), {});
   ASSERT_TRUE(found && found->size() == 1);
   EXPECT_EQ(found->front().query, "SELECT leak()");
+}
+
+TEST(Windows, judge_dynamic_shared_memory_by_themselves)
+{
+  FakeProcess process(1);
+  const auto before = shared(process.advance(1).take());
+  DsmSegment left{.handle = 8, .seen = true, .bytes = 4096};
+  left.mappings = {{.process = before->process, .pinned = true}};
+  const auto look = [](std::vector<DsmSegment> segments) {
+    return std::make_shared<const DsmSnapshot>(DsmSnapshot{.segments = std::move(segments)});
+  };
+  auto by_the_rule = raised(1, "");
+  by_the_rule.rule = "dsm_leak"; // maybe of a segment that was there before
+  Windows windows;
+  const auto end = [&] { return windows.end(process.advance(1).take(), {}, look({left})); };
+
+  windows.begin(before, {}, look({}));
+  EXPECT_TRUE(windows.tracks_dsm(before->process.id));
+  windows.saw(std::vector{by_the_rule});
+  const auto found = end();
+  ASSERT_TRUE(found && found->size() == 1);
+  ASSERT_EQ(found->front().segments.size(), 1U);
+  EXPECT_EQ(found->front().segments.front().handle, 8U);
+
+  windows.begin(before, {.track_dsm = false});
+  EXPECT_FALSE(windows.tracks_dsm(before->process.id));
+  windows.saw(std::vector{by_the_rule});
+  const auto untracked = end();
+  ASSERT_TRUE(untracked);
+  EXPECT_TRUE(untracked->empty());
 }
 
 TEST(Windows, of_a_process_that_is_gone_are_gone)

@@ -57,27 +57,38 @@ void DsmWatch::look(const ServerList &servers, const RequestsOf &requests_of)
 {
   std::erase_if(servers_,
                 [&](const auto &entry) { return !servers.servers().contains(entry.first); });
-  std::map<pid_t, std::vector<DsmReader::Process>> processes; // by postmaster
-  for (const auto &[id, process] : servers.processes())
-    processes[process.identity.postmaster].push_back({process.identity, requests_of(id.pid)});
-
-  for (const auto &[postmaster, server] : servers.servers()) {
-    Watched &of = watched(server);
-    if (!of.reader)
-      continue;
-    const auto since = Clock::now();
-    auto snapshot = of.reader->read(processes[postmaster], servers.whole(postmaster));
-    if (!snapshot) {
-      of.last = nullptr;
-      if (!of.told && snapshot.error().err != ESRCH)
-        warn_(snapshot.error());
-      of.told |= snapshot.error().err != ESRCH;
-      continue;
-    }
-    add_origins(*snapshot, since);
-    of.last = std::make_shared<const DsmSnapshot>(std::move(*snapshot));
-  }
+  for (const auto &[postmaster, server] : servers.servers())
+    watched(server).last = read(servers, server, requests_of);
   std::erase_if(origins_, [&](const auto &entry) { return !servers_.contains(entry.first.first); });
+}
+
+std::shared_ptr<const DsmSnapshot> DsmWatch::look(const ServerList &servers, pid_t postmaster,
+                                                  const RequestsOf &requests_of)
+{
+  const auto server = servers.servers().find(postmaster);
+  return server == servers.servers().end() ? nullptr : read(servers, server->second, requests_of);
+}
+
+std::shared_ptr<const DsmSnapshot> DsmWatch::read(const ServerList &servers, const Server &server,
+                                                  const RequestsOf &requests_of)
+{
+  Watched &of = watched(server);
+  if (!of.reader)
+    return nullptr;
+  std::vector<DsmReader::Process> processes;
+  for (const auto &[id, process] : servers.processes())
+    if (process.identity.postmaster == server.postmaster)
+      processes.push_back({process.identity, requests_of(id.pid)});
+  const auto since = Clock::now();
+  auto snapshot = of.reader->read(processes, servers.whole(server.postmaster));
+  if (!snapshot) {
+    if (!of.told && snapshot.error().err != ESRCH)
+      warn_(snapshot.error());
+    of.told |= snapshot.error().err != ESRCH;
+    return nullptr;
+  }
+  add_origins(*snapshot, since);
+  return std::make_shared<const DsmSnapshot>(std::move(*snapshot));
 }
 
 // What is not there any more needs none.

@@ -36,9 +36,12 @@ public:
 
   // Looks at all servers.  What cannot be read is told once per server.
   void look(const ServerList &servers, const RequestsOf &requests_of);
-
-  // nullptr: there was nothing to be read.
+  // Of these looks; nullptr: there was nothing to be read.
   std::shared_ptr<const DsmSnapshot> last(pid_t postmaster) const;
+
+  // At one server, for somebody who asks.  It is not among those: rules count them.
+  std::shared_ptr<const DsmSnapshot> look(const ServerList &servers, pid_t postmaster,
+                                          const RequestsOf &requests_of);
 
   // Origins for which there was no room, or of no server that is known.
   std::uint64_t forgotten() const { return forgotten_; }
@@ -52,6 +55,8 @@ private:
   };
 
   Watched &watched(const Server &server);
+  std::shared_ptr<const DsmSnapshot> read(const ServerList &servers, const Server &server,
+                                          const RequestsOf &requests_of);
   void add_origins(DsmSnapshot &snapshot, Clock::time_point since);
 
   Warn warn_;

@@ -122,6 +122,7 @@ void KernelReader::take_dsm(const pgmt_dsm_event &event)
                .origin = {}};
   made.origin.time = Clock::now() - std::chrono::duration_cast<Clock::duration>(ago);
   made.origin.process.pid = pid;
+  made.origin.request = event.request;
   made.origin.bytes = event.size;
   made.origin.query = statement_text(text_of(event.query), event.stmt_location, event.stmt_len);
   made.origin.query_id = event.query_id;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <sys/eventfd.h>
 
 #include "extension/log_entry.h"
@@ -21,12 +22,24 @@ namespace {
 // requests(), the same one comes twice.
 constexpr std::size_t kHeard = 4096;
 
+constexpr const char *kNoDsm =
+    "the server's dynamic shared memory cannot be read, so the window does not judge it";
+
 std::string json_array(std::span<const Violation> violations, bool redacted)
 {
   std::string out = "[";
   for (const Violation &violation : violations)
     out += (out.size() > 1 ? "," : "") + json_of(violation, redacted);
   return out + "]";
+}
+
+// An answer of these members, and of what its session is to be warned of.
+std::string json_object(std::string members, const std::string &warning)
+{
+  if (!warning.empty())
+    members += fmt::format(R"({}"warning":{})", members.empty() ? "" : ",",
+                           nlohmann::json(warning).dump());
+  return "{" + members + "}";
 }
 
 // By the number that the server gives it; nullptr: it is not in the list.
@@ -226,22 +239,35 @@ Answer Extension::answer(const ServerList &servers, const Asked &asked, const Ey
       .backend_pid = request.backend_pid, .request_id = request.id, .json = {}, .error = {}};
   if (request.kind == PGMT_REQUEST_CONTEXTS)
     return contexts(servers, asked, eyes);
-  if (request.kind != PGMT_REQUEST_BEGIN_WINDOW && request.kind != PGMT_REQUEST_END_WINDOW) {
+  if (request.kind != PGMT_REQUEST_BEGIN_WINDOW && request.kind != PGMT_REQUEST_END_WINDOW &&
+      request.kind != PGMT_REQUEST_CHECKPOINT) {
     answer.error = fmt::format(
         "request of kind {} is not known: the daemon is older than the extension", request.kind);
     return answer;
   }
   const auto *process = asker(servers, asked);
   const auto view = process ? eyes.look(process->identity.id) : View{};
+  const bool begins = request.kind == PGMT_REQUEST_BEGIN_WINDOW;
+  const bool ends = request.kind == PGMT_REQUEST_END_WINDOW;
+  const bool tracks_dsm = view.now && ((begins && request.window.track_dsm) ||
+                                       (ends && windows_.tracks_dsm(process->identity.id)));
+  const auto dsm = tracks_dsm ? eyes.look_at_dsm(asked.postmaster) : nullptr;
+  const std::string warning = tracks_dsm && !dsm ? kNoDsm : "";
   if (!view.now) {
     answer.error = fmt::format("process {} is not watched or cannot be read", request.backend_pid);
   } else if (!view.snapshot->complete) {
     answer.error = "its contexts cannot be read whole: " + view.snapshot->incomplete_reason;
-  } else if (request.kind == PGMT_REQUEST_BEGIN_WINDOW) {
-    windows_.begin(view.snapshot, request.window);
-  } else if (auto found = windows_.end(*view.snapshot, options_.limits)) {
+  } else if (begins) {
+    windows_.begin(view.snapshot, request.window, dsm);
+    answer.json = warning.empty() ? "" : json_object("", warning);
+  } else if (request.kind == PGMT_REQUEST_CHECKPOINT) {
+    windows_.checkpoint(view.snapshot, request.executions);
+    answer.json = fmt::format(R"({{"contexts":{},"total_bytes":{},"used_bytes":{}}})",
+                              view.snapshot->contexts.size(), total_bytes(*view.snapshot),
+                              used_bytes(*view.snapshot));
+  } else if (auto found = windows_.end(*view.snapshot, options_.limits, dsm)) {
     eyes.name_code(*found);
-    answer.json = fmt::format(R"({{"violations":{}}})", json_array(*found, options_.redact));
+    answer.json = json_object(R"("violations":)" + json_array(*found, options_.redact), warning);
   } else {
     answer.error = "it has not seen this window begin: it was started since";
   }
@@ -262,8 +288,14 @@ Answer Extension::contexts(const ServerList &servers, const Asked &asked, const 
   const std::chrono::duration<double> age =
       view.now ? std::chrono::steady_clock::duration{}
                : std::chrono::steady_clock::now() - view.snapshot->moment;
-  answer.json = fmt::format(R"({{"age_seconds":{:.3f},"contexts":{}}})", age.count(),
-                            print_tree(*view.snapshot, PrintFormat::json));
+  const std::string warning =
+      view.snapshot->complete
+          ? ""
+          : fmt::format("the tree of process {} is incomplete, sums are a lower bound: {}",
+                        request.contexts_pid, view.snapshot->incomplete_reason);
+  answer.json = json_object(fmt::format(R"("age_seconds":{:.3f},"contexts":{})", age.count(),
+                                        print_tree(*view.snapshot, PrintFormat::json)),
+                            warning);
   return answer;
 }
 

@@ -46,7 +46,9 @@ public:
     bool now = false;                                // false: that is an earlier one
   };
   struct Eyes {
-    std::function<View(const ProcessId &)> look;         // exactly, now
+    std::function<View(const ProcessId &)> look; // exactly, now
+    // At the dynamic shared memory of a server, by postmaster, after look() of who asks.
+    std::function<Windows::Dsm(pid_t)> look_at_dsm;      // null: it cannot be read
     std::function<void(std::span<Violation>)> name_code; // stacks and modules
   };
 

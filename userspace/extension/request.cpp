@@ -20,6 +20,7 @@ constexpr std::pair<std::string_view, std::uint32_t> kKinds[] = {
     {"begin_window", PGMT_REQUEST_BEGIN_WINDOW},
     {"end_window", PGMT_REQUEST_END_WINDOW},
     {"contexts", PGMT_REQUEST_CONTEXTS},
+    {"checkpoint", PGMT_REQUEST_CHECKPOINT},
 };
 
 // nullopt: missing, of another type, or out of range.
@@ -32,6 +33,17 @@ std::optional<std::int64_t> number(const Json &object, const char *key, std::int
   if (value < least || value > std::numeric_limits<std::int32_t>::max())
     return std::nullopt;
   return value;
+}
+
+// Stays as it is where it is missing.  False: it is no boolean.
+bool read_flag(const Json &object, const char *key, bool &flag)
+{
+  const auto found = object.find(key);
+  if (found == object.end())
+    return true;
+  if (found->is_boolean())
+    flag = found->get<bool>();
+  return found->is_boolean();
 }
 
 std::optional<std::vector<std::string>> strings(const Json &array)
@@ -58,8 +70,14 @@ std::optional<WindowLimits> window_of(const Json &object)
                       .allowed_contexts = {},
                       .min_leak_bytes = static_cast<std::uint64_t>(*leak),
                       .bloat_min_bytes = static_cast<std::uint64_t>(*bloat)};
+  if (!read_flag(object, "within_transaction", window.within_transaction))
+    return std::nullopt;
   const auto options = object.find("options");
-  if (options == object.end() || !options->contains("allowed_contexts"))
+  if (options == object.end())
+    return window;
+  if (!read_flag(*options, "track_dsm", window.track_dsm))
+    return std::nullopt;
+  if (!options->contains("allowed_contexts"))
     return window;
   auto allowed = strings((*options)["allowed_contexts"]);
   if (!allowed)
@@ -88,6 +106,11 @@ Result<Request> parse_request(std::uint64_t id, std::uint32_t kind, std::string_
     if (!window)
       return wrong();
     request.window = std::move(*window);
+  } else if (kind == PGMT_REQUEST_CHECKPOINT) {
+    const auto executions = number(json, "iterations", 0);
+    if (!executions)
+      return wrong();
+    request.executions = static_cast<std::uint32_t>(*executions);
   } else if (kind == PGMT_REQUEST_CONTEXTS) {
     // Any number: one that is no process's gets an answer, too.
     const auto pid = number(json, "pid", std::numeric_limits<std::int32_t>::min());

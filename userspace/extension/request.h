@@ -16,10 +16,11 @@ namespace pgmemtrace {
 
 struct Request {
   std::uint64_t id = 0;
-  std::uint32_t kind = 0; // enum pgmt_request_kind, or one that we do not know
-  pid_t backend_pid = 0;  // who asks, as the server numbers it
-  WindowLimits window;    // begin_window
-  pid_t contexts_pid = 0; // contexts, as the server numbers it
+  std::uint32_t kind = 0;       // enum pgmt_request_kind, or one that we do not know
+  pid_t backend_pid = 0;        // who asks, as the server numbers it
+  WindowLimits window;          // begin_window
+  std::uint32_t executions = 0; // checkpoint
+  pid_t contexts_pid = 0;       // contexts, as the server numbers it
 };
 
 // What a request has at most, docs/extension_protocol.md.

@@ -2,6 +2,7 @@
 #include "extension/windows.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -12,14 +13,32 @@ namespace {
 
 // A window that nobody closes must not gather for ever; the oldest queries grew first.
 constexpr std::size_t kMaxQueries = 4096;
+constexpr std::size_t kMaxPoints = 16; // each a whole tree; the extension asks for six
 
 } // namespace
 
-void Windows::begin(Process before, WindowLimits limits)
+void Windows::begin(Process before, WindowLimits limits, Dsm dsm)
 {
   const auto id = before->process.id;
-  open_[id] = {
-      .before = std::move(before), .limits = std::move(limits), .growth = {}, .raised = {}};
+  open_[id] = {.before = std::move(before),
+               .dsm = std::move(dsm),
+               .limits = std::move(limits),
+               .growth = {},
+               .raised = {},
+               .points = {}};
+}
+
+bool Windows::tracks_dsm(const ProcessId &process) const
+{
+  const auto window = open_.find(process);
+  return window != open_.end() && window->second.dsm;
+}
+
+void Windows::checkpoint(Process now, std::uint32_t executions)
+{
+  const auto window = open_.find(now->process.id);
+  if (window != open_.end() && executions > 0 && window->second.points.size() < kMaxPoints)
+    window->second.points.push_back({executions, std::move(now)});
 }
 
 void Windows::saw(const ProcessSnapshot &process)
@@ -37,7 +56,8 @@ void Windows::saw(std::span<const Violation> changes)
 {
   for (const Violation &change : changes) {
     const auto window = open_.find(change.process.id);
-    if (window == open_.end() || !looks_at(window->second.limits, change.context))
+    if (window == open_.end() || change.rule == "dsm_leak" || // that it judges by itself
+        !looks_at(window->second.limits, change.context))
       continue;
     if (change.state == ViolationState::cleared)
       window->second.raised.erase(key_of(change));
@@ -47,7 +67,7 @@ void Windows::saw(std::span<const Violation> changes)
 }
 
 std::optional<std::vector<Violation>> Windows::end(const ProcessSnapshot &after,
-                                                   const RuleLimits &rules)
+                                                   const RuleLimits &rules, const Dsm &dsm)
 {
   auto closed = open_.extract(after.process.id);
   if (!closed)
@@ -57,10 +77,15 @@ std::optional<std::vector<Violation>> Windows::end(const ProcessSnapshot &after,
   since.activity.growth = std::move(window.growth);
   since.block_growth = growth_since(window.before->block_growth, after.block_growth);
   auto violations = judge_window(*window.before, since, window.limits, rules);
+  window.points.insert(window.points.begin(), {0, window.before});
+  violations = keep_growing(std::move(violations), window.points);
   for (const Violation &violation : violations)
     window.raised.erase(key_of(violation)); // the same, by a rule that saw less of it
   for (auto &[key, violation] : window.raised)
     violations.push_back(std::move(violation));
+  if (window.dsm && dsm)
+    std::ranges::move(judge_window_dsm(after.process, *window.dsm, *dsm),
+                      std::back_inserter(violations));
   return violations;
 }
 

@@ -17,45 +17,17 @@
 #include <fmt/format.h>
 
 #include "rules/describe.h"
+#include "rules/describe_dsm.h"
 #include "rules/rules.h"
 
 namespace pgmemtrace {
 namespace {
 
-constexpr std::string_view kLeftBehind = "(dsm segments)";
 constexpr std::string_view kOrphaned = "(orphaned dsm segments)";
 constexpr std::string_view kAbandoned = "(abandoned dsm segments)";
 constexpr std::string_view kAreas = "(dsm areas)";
-constexpr std::size_t kMostShown = 16;
-constexpr std::size_t kMostNamed = 3;
 
-using Segments = std::vector<const DsmSegmentHistory *>;
-
-std::uint64_t bytes_of(const Segments &segments)
-{
-  std::uint64_t sum = 0;
-  for (const auto *segment : segments)
-    sum += segment->now.bytes;
-  return sum;
-}
-
-std::string named(const DsmSegmentHistory &segment)
-{
-  const auto bytes = segment.now.bytes;
-  return fmt::format("handle {} ({})", segment.now.handle,
-                     bytes == 0 ? "of unknown size" : human_bytes(static_cast<double>(bytes)));
-}
-
-// "2 segments: handle 8 (64 KiB), handle 10 (64 KiB)"
-std::string listed(const Segments &segments)
-{
-  std::string out = segments.size() == 1 ? "" : fmt::format("{} segments: ", segments.size());
-  for (std::size_t i = 0; i < std::min(segments.size(), kMostNamed); ++i)
-    out += (i == 0 ? "" : ", ") + named(*segments[i]);
-  if (segments.size() > kMostNamed)
-    out += fmt::format(" and {} more", segments.size() - kMostNamed);
-  return out;
-}
+using Segments = std::vector<const DsmSegment *>;
 
 class DsmLeak final : public ServerRule {
 public:
@@ -70,36 +42,32 @@ public:
     Segments abandoned;
     for (const auto &[handle, segment] : history.segments()) {
       if (is_left_behind(segment))
-        left[segment.now.mappings.front().process.id].push_back(&segment);
+        left[segment.now.mappings.front().process.id].push_back(&segment.now);
       else if (segment.orphaned >= limits_.orphaned_looks && segment.now.seen &&
                !segment.now.area && !segment.now.registered)
-        orphaned.push_back(&segment);
+        orphaned.push_back(&segment.now);
       else if (segment.abandoned >= limits_.abandoned_looks)
-        abandoned.push_back(&segment);
+        abandoned.push_back(&segment.now);
     }
     std::vector<Violation> found;
     for (auto &[id, segments] : left) {
-      const ProcessIdentity &holder = segments.front()->now.mappings.front().process;
+      const ProcessIdentity &holder = segments.front()->mappings.front().process;
       const bool session = holder.backend_type == "client backend";
-      const bool pinned =
-          std::ranges::all_of(segments, [](const auto *s) { return s->now.pinned; });
+      const bool pinned = std::ranges::all_of(segments, [](const auto *s) { return s->pinned; });
       if (segments.size() < limits_.pile && (pinned || !session))
         continue;
-      found.push_back(describe(holder, kLeftBehind, std::move(segments),
-                               "still attached though no statement or transaction runs"));
-      found.back().advice =
-          "Call dsm_detach() when it is done, or leave it to the transaction: dsm_pin_mapping() "
-          "keeps it until the session ends, dsm_pin_segment() until the server does.";
+      found.push_back(describe_left_behind(
+          holder, std::move(segments), "still attached though no statement or transaction runs"));
     }
     if (!orphaned.empty()) {
-      found.push_back(describe(history.postmaster(), kOrphaned, std::move(orphaned),
-                               "pinned and attached by no process"));
+      found.push_back(describe_dsm(history.postmaster(), kOrphaned, std::move(orphaned),
+                                   "pinned and attached by no process"));
       found.back().advice = "Nothing but dsm_unpin_segment() or a restart frees a pinned segment: "
                             "unpin it, or keep its handle where a later session finds it.";
     }
     if (!abandoned.empty()) {
-      found.push_back(describe(history.postmaster(), kAbandoned, std::move(abandoned),
-                               "counted as attached by more processes than have it"));
+      found.push_back(describe_dsm(history.postmaster(), kAbandoned, std::move(abandoned),
+                                   "counted as attached by more processes than have it"));
       found.back().advice = "A process ended without detaching; only a restart frees it.";
     }
     if (auto growth = check_areas(history))
@@ -128,29 +96,6 @@ private:
     return segment.left_behind >= limits_.left_behind_looks || outlived;
   }
 
-  Violation describe(const ProcessIdentity &process, std::string_view path, Segments segments,
-                     std::string_view state) const
-  {
-    std::ranges::stable_sort(segments, std::greater(), [](const auto *s) { return s->now.bytes; });
-    Violation v;
-    v.process = process;
-    v.rule = name();
-    v.path = path;
-    v.severity = Severity::warning;
-    set_bytes(v, 0, static_cast<double>(bytes_of(segments)));
-    v.occurrences = segments.size();
-    v.detail = fmt::format("{}, {}", listed(segments), state);
-    for (const auto *segment : segments)
-      if (v.segments.size() < kMostShown)
-        v.segments.push_back(segment->now);
-    if (const auto *origin = origin_of(v)) {
-      v.query = origin->query;
-      v.query_id = origin->query_id;
-      v.detail += fmt::format(", made by process {}", origin->process.pid);
-    }
-    return v;
-  }
-
   std::optional<Violation> check_areas(const DsmHistory &history) const
   {
     std::vector<TrendSample> samples;
@@ -164,8 +109,8 @@ private:
     Segments areas;
     for (const auto &[handle, segment] : history.segments())
       if (segment.now.area && segment.now.pinned)
-        areas.push_back(&segment);
-    Violation v = describe(history.postmaster(), kAreas, std::move(areas), "pieces of areas");
+        areas.push_back(&segment.now);
+    Violation v = describe_dsm(history.postmaster(), kAreas, std::move(areas), "pieces of areas");
     set_bytes(v, trend.before, trend.after);
     v.shape = shape_of(trend);
     v.detail += fmt::format(", {} -> {} {}", human_bytes(trend.before), human_bytes(trend.after),

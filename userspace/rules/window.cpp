@@ -2,13 +2,19 @@
 #include "rules/window.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
+#include <set>
+#include <span>
+#include <string_view>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "knowledge/known_contexts.h"
 #include "rules/allowance.h"
 #include "rules/describe.h"
+#include "rules/describe_dsm.h"
 #include "rules/fold.h"
 #include "rules/options.h"
 
@@ -41,12 +47,19 @@ std::string used_from_to(const Growth &growth)
 
 class Judge {
 public:
-  Judge(const ProcessHistory &history, const WindowLimits &window, RuleLimits rules)
-      : history_(history), rules_(rules)
+  Judge(const ProcessHistory &history, std::span<const AllocCalls> before,
+        std::span<const AllocCalls> after, const WindowLimits &window, RuleLimits rules)
+      : history_(history), held_before_(before), held_after_(after),
+        within_transaction_(window.within_transaction), rules_(rules)
   {
     rules_.context_leak.session.info = window.min_leak_bytes;
     rules_.wrong_ctx_alloc.min_bytes = window.min_leak_bytes;
     rules_.ctx_bloat.session.info = window.bloat_min_bytes;
+    if (window.within_transaction) {
+      rules_.context_leak.transaction = rules_.context_leak.session;
+      rules_.context_leak.transaction_contexts = rules_.context_leak.session_contexts;
+      rules_.ctx_bloat.transaction = rules_.ctx_bloat.session;
+    }
   }
 
   std::optional<Finding> judge(std::size_t i) const
@@ -67,7 +80,9 @@ private:
     if (!allowed)
       return std::nullopt;
     // Core has some that come with first use.
-    const bool foreign = group.scope == Scope::session && known == nullptr;
+    const bool stays =
+        group.scope == Scope::session || (within_transaction_ && group.scope == Scope::transaction);
+    const bool foreign = stays && known == nullptr;
     const Growth growth = growth_of(group);
     if (growth.contexts() < (foreign ? 1 : allowed->contexts))
       return std::nullopt;
@@ -90,8 +105,25 @@ private:
     const Beside beside = held_beside(history_, i);
     if (growth.used() - beside.locks - beside.tables < static_cast<double>(limits.min_bytes))
       return std::nullopt;
-    return find("wrong_ctx_alloc", i, growth, {limits.min_bytes, limits.warning_bytes, UINT64_MAX},
-                false);
+    Finding finding = find("wrong_ctx_alloc", i, growth,
+                           {limits.min_bytes, limits.warning_bytes, UINT64_MAX}, false);
+    finding.violation.caller = growing_caller(history_.groups()[i].name);
+    return finding;
+  }
+
+  // Whose chunks gained most in contexts of this name; 0: not known.
+  std::uint64_t growing_caller(const std::string &context) const
+  {
+    std::map<std::uint64_t, std::int64_t> gained; // by caller
+    const auto add = [&](std::span<const AllocCalls> held, std::int64_t sign) {
+      for (const AllocCalls &calls : held)
+        if (calls.name == context && calls.caller != 0)
+          gained[calls.caller] += sign * static_cast<std::int64_t>(calls.live_bytes);
+    };
+    add(held_before_, -1);
+    add(held_after_, 1);
+    const auto most = std::ranges::max_element(gained, {}, [](const auto &e) { return e.second; });
+    return most != gained.end() && most->second > 0 ? most->first : 0;
   }
 
   std::optional<Finding> bloat(std::size_t i) const
@@ -123,8 +155,33 @@ private:
   }
 
   const ProcessHistory &history_;
+  std::span<const AllocCalls> held_before_, held_after_; // level alloc
+  bool within_transaction_;
   RuleLimits rules_;
 };
+
+// Why a segment stays, as far as this process is answerable for it; empty: it is not, or it is
+// looked after.
+std::string_view why_it_stays(const DsmSegment &segment, const ProcessId &process)
+{
+  if (segment.area || segment.registered || !segment.seen)
+    return {};
+  const bool made = segment.origin && segment.origin->process == process;
+  const auto mapping = std::ranges::find(segment.mappings, process,
+                                         [](const DsmMapping &m) { return m.process.id; });
+  const bool has = mapping != segment.mappings.end();
+  if (has && mapping->session)
+    return {};
+  if (made && segment.pinned)
+    return "pinned until the server ends";
+  if (has && mapping->pinned)
+    return "attached until the session ends";
+  // A resource owner has it: of the request that closes the window, or left by an earlier one.
+  if (has && made && mapping->requests != 0 &&
+      static_cast<std::uint32_t>(mapping->requests) != segment.origin->request)
+    return "attached for longer than the statement that made it";
+  return {};
+}
 
 } // namespace
 
@@ -141,7 +198,7 @@ std::vector<Violation> judge_window(const ProcessSnapshot &before, const Process
   ProcessHistory history;
   history.push(before);
   history.push(after);
-  const Judge judge(history, limits, rules);
+  const Judge judge(history, before.alloc_calls, after.alloc_calls, limits, rules);
   std::vector<Finding> findings;
   for (std::size_t i = 0; i < history.groups().size(); ++i)
     if (auto finding = judge.judge(i))
@@ -151,6 +208,30 @@ std::vector<Violation> judge_window(const ProcessSnapshot &before, const Process
   for (Finding &finding : fold(history, std::move(findings)))
     if (looks_at(limits, finding.violation.context))
       violations.push_back(std::move(finding.violation));
+  return violations;
+}
+
+std::vector<Violation> judge_window_dsm(const ProcessIdentity &process, const DsmSnapshot &before,
+                                        const DsmSnapshot &after)
+{
+  std::set<std::uint32_t> known;
+  for (const DsmSegment &segment : before.segments)
+    known.insert(segment.handle);
+  // By why, and by the code that made them.
+  std::map<std::pair<std::string_view, std::vector<std::uint64_t>>, std::vector<const DsmSegment *>>
+      left;
+  for (const DsmSegment &segment : after.segments) {
+    const auto why = why_it_stays(segment, process.id);
+    if (!why.empty() && !known.contains(segment.handle))
+      left[{why, segment.origin ? segment.origin->stack : std::vector<std::uint64_t>()}].push_back(
+          &segment);
+  }
+  std::vector<Violation> violations;
+  for (auto &[place, segments] : left) {
+    violations.push_back(describe_left_behind(process, std::move(segments), place.first));
+    violations.back().time = after.taken_at;
+    violations.back().shape = "step";
+  }
   return violations;
 }
 

@@ -27,7 +27,8 @@ struct DsmMapping {
 // dsm_create() as the kernel half saw it.
 struct DsmOrigin {
   Clock::time_point time;
-  ProcessId process; // it may be gone
+  ProcessId process;         // it may be gone
+  std::uint32_t request = 0; // of the process, as DsmMapping::requests counts: their lower half
   std::uint64_t bytes = 0;
   std::string query; // first 1,024 bytes; empty if there was none
   std::uint64_t query_id = 0;

@@ -16,11 +16,11 @@ CREATE FUNCTION leak_context(bytes integer) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_context';
 CREATE FUNCTION leak_in_top(bytes integer) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_leak_in_top';
+CREATE FUNCTION malloc_and_forget(bytes integer) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_malloc_and_forget';
 CREATE FUNCTION hold_pointer() RETURNS integer
 LANGUAGE c AS 'MODULE_PATHNAME', 'buggy_hold_pointer';
 CREATE FUNCTION hold_text() RETURNS text
 LANGUAGE c AS 'MODULE_PATHNAME', 'buggy_hold_text';
 CREATE FUNCTION unchecked_malloc(bytes integer) RETURNS integer
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_unchecked_malloc';
-CREATE FUNCTION checked_malloc(bytes integer) RETURNS integer
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'buggy_checked_malloc';

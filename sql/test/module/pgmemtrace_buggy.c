@@ -6,13 +6,20 @@
  *   make_dsm(bytes, pinned), unpin_dsm()  a DSM segment that stays, for the session or for good
  *   leak_context(bytes)                   a context below TopMemoryContext that nobody deletes
  *   leak_in_top(bytes)                    memory in TopMemoryContext itself that nobody frees
+ *   malloc_and_forget(bytes)              memory outside of all contexts
  *   hold_pointer(), hold_text()           read in each call what the one before left in a context
- * that was reset since: through a pointer, and as it is unchecked_malloc(bytes) writes to what
- * malloc() returned, whatever that is; checked_malloc(bytes) looks before watch(by) what the kernel
- * does to a process when a probe with a reference counter comes (1) and goes (-1)
+ *                                         that was reset since: through a pointer, and as it is
+ *   unchecked_malloc(bytes)               writes to what malloc() returned, whatever that is
+ *   pgmemtrace_buggy.bytes_per_query      what each query leaves in TopMemoryContext (a setting)
+ *   watch(by)                             what the kernel does to a process when a probe with a
+ *                                         reference counter comes (1) and goes (-1)
+ *
+ * With PGMT_REPAIRED it is its own twin, which does the same as it should be done:
+ * pgmemtrace_repaired.c.
  */
 #include "postgres.h"
 
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/dsm.h"
@@ -26,6 +33,14 @@
 
 PG_MODULE_MAGIC;
 
+#ifdef PGMT_REPAIRED
+#define REPAIRED 1
+#define NAME "repaired"
+#else
+#define REPAIRED 0
+#define NAME "buggy"
+#endif
+
 extern PGDLLEXPORT void _PG_init(void);
 
 PG_FUNCTION_INFO_V1(buggy_watch);
@@ -35,10 +50,10 @@ PG_FUNCTION_INFO_V1(buggy_make_dsm);
 PG_FUNCTION_INFO_V1(buggy_unpin_dsm);
 PG_FUNCTION_INFO_V1(buggy_leak_context);
 PG_FUNCTION_INFO_V1(buggy_leak_in_top);
+PG_FUNCTION_INFO_V1(buggy_malloc_and_forget);
 PG_FUNCTION_INFO_V1(buggy_hold_pointer);
 PG_FUNCTION_INFO_V1(buggy_hold_text);
 PG_FUNCTION_INFO_V1(buggy_unchecked_malloc);
-PG_FUNCTION_INFO_V1(buggy_checked_malloc);
 
 /* As far as write_to_segment() goes: into what aligning leaves over, never to a neighbour. */
 #define BEYOND 24
@@ -49,13 +64,16 @@ static struct {
   Size size;
   char *start;
 } segments[] = {
-    {"buggy first", 1000, NULL},    {"buggy second", 1000, NULL},
-    {"buggy full", 1024, NULL},                                    /* leaves nothing */
-    {"buggy full too", 1024, NULL}, {"buggy reserve", 2048, NULL}, /* uses its first 1500 bytes */
+    {NAME " first", 1000, NULL},    {NAME " second", 1000, NULL},
+    {NAME " full", 1024, NULL},                                    /* leaves nothing */
+    {NAME " full too", 1024, NULL}, {NAME " reserve", 2048, NULL}, /* uses its first 1500 bytes */
 };
 
 static shmem_request_hook_type prev_shmem_request_hook;
 static shmem_startup_hook_type prev_shmem_startup_hook;
+static ExecutorStart_hook_type prev_executor_start;
+
+static int bytes_per_query = 0;
 
 static void shmem_request(void)
 {
@@ -77,8 +95,37 @@ static void shmem_startup(void)
   LWLockRelease(AddinShmemInitLock);
 }
 
+/* Where what is needed for a moment belongs, and where it stays. */
+static MemoryContext context_in_question(void)
+{
+  return REPAIRED ? CurrentMemoryContext : TopMemoryContext;
+}
+
+static pg_noinline void take_notes_of_query(void)
+{
+  char *notes = MemoryContextAlloc(context_in_question(), bytes_per_query);
+
+  notes[0] = '\0';
+}
+
+/* Ends in a tail call: what the executor asks for is not asked for by us. */
+static void executor_start(QueryDesc *query, int flags)
+{
+  if (bytes_per_query > 0)
+    take_notes_of_query();
+  if (prev_executor_start != NULL)
+    prev_executor_start(query, flags);
+  else
+    standard_ExecutorStart(query, flags);
+}
+
 void _PG_init(void)
 {
+  DefineCustomIntVariable("pgmemtrace_" NAME ".bytes_per_query",
+                          "What each query leaves in TopMemoryContext.", NULL, &bytes_per_query, 0,
+                          0, 1024 * 1024, PGC_USERSET, 0, NULL, NULL, NULL);
+  prev_executor_start = ExecutorStart_hook;
+  ExecutorStart_hook = executor_start;
   if (!process_shared_preload_libraries_in_progress)
     return;
   PGMT_HOOK_SHMEM_REQUEST(prev_shmem_request_hook, shmem_request);
@@ -120,6 +167,8 @@ Datum buggy_write_to_segment(PG_FUNCTION_ARGS)
       continue;
     if (at < -BEYOND || end > (int64)segments[i].size + BEYOND)
       elog(ERROR, "that far is too far even for this extension");
+    if (REPAIRED && (at < 0 || end > (int64)segments[i].size))
+      PG_RETURN_VOID(); /* it has seen that there is no room */
     memcpy(segments[i].start + at, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
     PG_RETURN_VOID();
   }
@@ -129,11 +178,16 @@ Datum buggy_write_to_segment(PG_FUNCTION_ARGS)
 Datum buggy_make_dsm(PG_FUNCTION_ARGS)
 {
   dsm_segment *segment = dsm_create(PG_GETARG_INT32(0), 0);
+  dsm_handle handle = dsm_segment_handle(segment);
 
+  if (REPAIRED) {
+    dsm_detach(segment);
+    PG_RETURN_INT64(handle);
+  }
   dsm_pin_mapping(segment); /* outlives the statement */
   if (PG_GETARG_BOOL(1))
     dsm_pin_segment(segment); /* and the session */
-  PG_RETURN_INT64(dsm_segment_handle(segment));
+  PG_RETURN_INT64(handle);
 }
 
 Datum buggy_unpin_dsm(PG_FUNCTION_ARGS)
@@ -145,7 +199,7 @@ Datum buggy_unpin_dsm(PG_FUNCTION_ARGS)
 Datum buggy_leak_context(PG_FUNCTION_ARGS)
 {
   MemoryContext context =
-      AllocSetContextCreate(TopMemoryContext, "buggy leak", ALLOCSET_SMALL_SIZES);
+      AllocSetContextCreate(context_in_question(), NAME " leak", ALLOCSET_SMALL_SIZES);
 
   (void)MemoryContextAlloc(context, PG_GETARG_INT32(0));
   PG_RETURN_VOID();
@@ -153,11 +207,25 @@ Datum buggy_leak_context(PG_FUNCTION_ARGS)
 
 Datum buggy_leak_in_top(PG_FUNCTION_ARGS)
 {
-  (void)MemoryContextAlloc(TopMemoryContext, PG_GETARG_INT32(0));
+  (void)MemoryContextAlloc(context_in_question(), PG_GETARG_INT32(0));
   PG_RETURN_VOID();
 }
 
-/* Memory that lasts for one call, by a context that nobody else allocates in. */
+Datum buggy_malloc_and_forget(PG_FUNCTION_ARGS)
+{
+  static char *volatile last; /* or the compiler sees that nobody needs it */
+  size_t bytes = PG_GETARG_INT32(0);
+
+  last = malloc(bytes);
+  if (last == NULL)
+    ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+  memset(last, 1, bytes);
+  if (REPAIRED)
+    free(last);
+  PG_RETURN_VOID();
+}
+
+/* What lasts for one call is in a context that nobody else allocates in. */
 static MemoryContext per_call(void)
 {
   static MemoryContext context;
@@ -167,17 +235,26 @@ static MemoryContext per_call(void)
   return context;
 }
 
+static void end_of_call(void)
+{
+  if (!REPAIRED) /* else it is known that the next call needs it */
+    MemoryContextReset(per_call());
+}
+
 Datum buggy_hold_pointer(PG_FUNCTION_ARGS)
 {
-  static struct {
+  typedef struct {
     int *value;
-  } * held;
+  } Held;
+  static Held *held;
   int value = held == NULL ? 42 : *held->value;
 
-  held = MemoryContextAlloc(per_call(), sizeof(*held));
-  held->value = MemoryContextAlloc(per_call(), sizeof(*held->value));
+  if (held == NULL || !REPAIRED) {
+    held = MemoryContextAlloc(per_call(), sizeof(*held));
+    held->value = MemoryContextAlloc(per_call(), sizeof(*held->value));
+  }
   *held->value = value;
-  MemoryContextReset(per_call());
+  end_of_call();
   PG_RETURN_INT32(value);
 }
 
@@ -188,37 +265,21 @@ Datum buggy_hold_text(PG_FUNCTION_ARGS)
 
   if (held != NULL)
     memcpy(text, held, sizeof(text) - 1);
-  held = MemoryContextStrdup(per_call(), text);
-  MemoryContextReset(per_call());
+  if (held == NULL || !REPAIRED)
+    held = MemoryContextStrdup(per_call(), text);
+  end_of_call();
   PG_RETURN_TEXT_P(cstring_to_text(text));
-}
-
-/* Through a volatile pointer: what is freed unread, a compiler does not even write. */
-static int32 fill_and_free(char *volatile memory, int32 bytes)
-{
-  int32 sum = 0;
-
-  for (int32 i = 0; i < bytes; i++)
-    memory[i] = (char)i;
-  for (int32 i = 0; i < bytes; i++)
-    sum += memory[i];
-  free(memory);
-  return sum;
 }
 
 Datum buggy_unchecked_malloc(PG_FUNCTION_ARGS)
 {
   int32 bytes = PG_GETARG_INT32(0);
+  char *volatile memory = malloc(bytes); /* or the compiler sees that nobody reads it */
 
-  PG_RETURN_INT32(fill_and_free(malloc(bytes), bytes));
-}
-
-Datum buggy_checked_malloc(PG_FUNCTION_ARGS)
-{
-  int32 bytes = PG_GETARG_INT32(0);
-  char *memory = malloc(bytes);
-
-  if (memory == NULL)
+  if (REPAIRED && memory == NULL)
     ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-  PG_RETURN_INT32(fill_and_free(memory, bytes));
+  for (int32 i = 0; i < bytes; i++)
+    memory[i] = 1;
+  free(memory);
+  PG_RETURN_INT32(bytes);
 }

@@ -44,7 +44,7 @@ fs::path PostgresCopy::inside(const fs::path &path) const
 
 ClusterOptions PostgresCopy::options(std::vector<std::string> conf) const
 {
-  conf.emplace_back("shared_preload_libraries = 'pgmemtrace,pgmemtrace_buggy'");
+  conf.emplace_back("shared_preload_libraries = 'pgmemtrace,pgmemtrace_buggy,pgmemtrace_repaired'");
   conf.push_back("hba_file = '" + inside(dir_ / "pg_hba.conf").string() + "'");
   conf.emplace_back("autovacuum = off");
   return {.major = major_.number,
@@ -66,6 +66,8 @@ Session PostgresCopy::create_tester(const PostgresCluster &cluster)
   auto session = connect(cluster);
   session.exec("CREATE EXTENSION pgmemtrace");
   session.exec("CREATE EXTENSION pgmemtrace_buggy");
+  session.exec("CREATE SCHEMA repaired");
+  session.exec("CREATE EXTENSION pgmemtrace_repaired SCHEMA repaired");
   return session;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// postgres_copy.h - a PostgreSQL that has our extension, and its buggy one:
-// scripts/copy_postgres.sh.
+// postgres_copy.h - a PostgreSQL that has our extension, a buggy one, and the repaired twin of
+// that: scripts/copy_postgres.sh.
 #pragma once
 
 #include <filesystem>
@@ -21,12 +21,12 @@ public:
   PostgresCopy(const PostgresCopy &) = delete;
   PostgresCopy &operator=(const PostgresCopy &) = delete;
 
-  // A server of it that preloads both.  Users prove who they are by peer authentication, apart from
-  // `tester`.
+  // A server of it that preloads them all.  Users prove who they are by peer authentication, apart
+  // from `tester`.
   ClusterOptions options(std::vector<std::string> conf = {}) const;
   std::filesystem::path library() const; // the extension's, as we see it
 
-  // Makes `tester` a superuser, and creates both extensions.
+  // Makes `tester` a superuser, and creates the extensions: the twin in the schema "repaired".
   static Session create_tester(const PostgresCluster &cluster);
   static Session connect(const PostgresCluster &cluster)
   {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// recording_test.h - the fixture of tests that record a live server and report on it.
+// recording_test.h - for tests that record a live server and report on it.
 #pragma once
 
 #include <chrono>
@@ -15,20 +15,21 @@
 
 namespace pgmemtrace::test {
 
-class RecordingTest : public RuntimeTest {
-protected:
-  void SetUp() override
+// A folder for one recording and what belongs to it.
+class Recordings {
+public:
+  Recordings()
   {
-    RuntimeTest::SetUp();
     std::string folder = "/tmp/pgmt-record.XXXXXX";
     folder_ = mkdtemp(folder.data());
   }
-  void TearDown() override
+  ~Recordings()
   {
-    RuntimeTest::TearDown();
     (void)umount2(folder_.c_str(), MNT_DETACH); // where a test mounted something
     std::filesystem::remove_all(folder_);
   }
+  Recordings(const Recordings &) = delete;
+  Recordings &operator=(const Recordings &) = delete;
 
   std::string file() const { return folder_ / "recording"; }
 
@@ -37,12 +38,14 @@ protected:
   {
     std::vector<std::string> args{"record", "--pid", std::to_string(pid), "-o", file()};
     args.insert(args.end(), more.begin(), more.end());
-    auto daemon = start_daemon(args);
-    EXPECT_TRUE(daemon);
-    EXPECT_TRUE(daemon && daemon->wait_for_line(
-                              [](const std::string &line) { return line.starts_with("recording"); },
-                              std::chrono::seconds(30), Daemon::Stream::err));
-    return daemon;
+    auto daemon = Daemon::start(args);
+    EXPECT_TRUE(daemon) << to_string(daemon.error());
+    if (!daemon)
+      return nullptr;
+    EXPECT_TRUE((*daemon)->wait_for_line(
+        [](const std::string &line) { return line.starts_with("recording"); },
+        std::chrono::seconds(30), Daemon::Stream::err));
+    return std::move(*daemon);
   }
 
   CommandResult report(std::vector<std::string> more = {}) const
@@ -65,8 +68,11 @@ protected:
     return std::distance(std::filesystem::directory_iterator(folder_), {});
   }
 
+protected:
   std::filesystem::path folder_;
 };
+
+class RecordingTest : public RuntimeTest, protected Recordings {};
 
 // Names of an allocation's stack in a report, innermost first.
 inline std::vector<std::string> functions(const nlohmann::json &allocation)
