@@ -129,6 +129,7 @@ Datum pgmt_answer(PG_FUNCTION_ARGS)
   const char *refusal;
 
   pgmt_require_preloaded();
+  pgmt_forget_statement();
   if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
     PG_RETURN_TEXT_P(cstring_to_text("unknown"));
   if (!PG_ARGISNULL(3)) {

@@ -128,11 +128,21 @@ $$;
 
 -- ---- scenarios ----
 
+-- What this session has set; a new one has the rest by itself.
+CREATE FUNCTION pgmemtrace.session_settings() RETURNS jsonb
+LANGUAGE sql AS $$
+  SELECT coalesce(pg_catalog.jsonb_object_agg(name, pg_catalog.current_setting(name)), '{}')
+    FROM pg_catalog.pg_settings
+   WHERE source IN ('client', 'session') AND context IN ('user', 'superuser')
+     AND name NOT IN ('role', 'session_authorization') AND name NOT LIKE 'transaction\_%'
+$$;
+
 -- The reports of the sessions that ran it; docs/extension.md says what manners there are.
 CREATE FUNCTION pgmemtrace.run_workload(
   workload text, manner text DEFAULT 'committed', warm_up integer DEFAULT 0,
   iterations integer DEFAULT 100, sessions integer DEFAULT 1, checkpoints boolean DEFAULT false,
-  check_guards boolean DEFAULT false, pattern text DEFAULT '', options jsonb DEFAULT NULL)
+  check_guards boolean DEFAULT false, pattern text DEFAULT '', options jsonb DEFAULT NULL,
+  settings jsonb DEFAULT pgmemtrace.session_settings())
 RETURNS jsonb LANGUAGE c AS 'MODULE_PATHNAME', 'pgmt_run_workload';
 
 CREATE FUNCTION pgmemtrace.check_on_copy(scenario text, iterations integer, workload text)
@@ -337,7 +347,9 @@ BEGIN
          jsonb_agg(r - 'violations' - 'judged' - 'first_error' - 'report')
     INTO executed, failed, first_error, measured
     FROM pg_catalog.jsonb_array_elements(reports) AS r;
-  SELECT coalesce(jsonb_agg(v), '[]') INTO gathered
+  SELECT coalesce(jsonb_agg(CASE WHEN coalesce(v ->> 'query', '') = ''
+                                 THEN v || pg_catalog.jsonb_build_object('query', left(workload, 1024))
+                                 ELSE v END), '[]') INTO gathered
     FROM pg_catalog.jsonb_array_elements(reports) AS r, pg_catalog.jsonb_array_elements(r -> 'violations') AS v
    WHERE plan.rules IS NULL OR v ->> 'rule' = ANY (plan.rules);
   -- A session that was ended cannot say what by.
@@ -426,6 +438,7 @@ GRANT EXECUTE ON FUNCTION
   pgmemtrace.request_contexts(integer),
   -- What these are made of has to be granted, too, to who shall run scenarios.
   pgmemtrace.scenario_plans(),
+  pgmemtrace.session_settings(),
   pgmemtrace.require_reports(jsonb),
   pgmemtrace.guard_everything(),
   pgmemtrace.run_shmem_scenario(text, integer, text, jsonb),

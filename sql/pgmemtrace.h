@@ -144,8 +144,11 @@ extern void pgmt_sentinels_startup(void);
 
 /* ---- statements.c ---- */
 
-/* "pid 4711: SELECT ...", newest first, but not the one that asks; UTF-8. */
+/* "pid 4711: SELECT ...", newest first, but not the one that asks, unless it is a workload; UTF-8.
+ */
 extern void pgmt_append_last_statements(StringInfo out);
+/* The one that runs is none that others want to know of. */
+extern void pgmt_forget_statement(void);
 extern Size pgmt_statements_size(void);
 extern void pgmt_statements_startup(void);
 extern void pgmt_hook_statements(void);
@@ -154,6 +157,10 @@ extern void pgmt_hook_statements(void);
 
 extern Size pgmt_dsm_size(void);
 extern void pgmt_dsm_startup(void);
+
+/* ---- workload.c ---- */
+
+extern bool pgmt_is_workload; /* this process runs one */
 
 /* ---- worker.c ---- */
 

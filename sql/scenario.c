@@ -52,45 +52,47 @@ static int checked(int value, int least, int most, const char *what)
 
 /* ---- the job ---- */
 
-static Size put(char *segment, Size *end, const void *bytes, Size length)
+typedef struct Texts {
+  const char *workload;
+  const char *pattern;
+  const char *options;
+  const char *settings;
+} Texts;
+
+static Size put(char *segment, Size *end, const char *text)
 {
   Size offset = *end;
+  Size length = strlen(text) + 1;
 
   if (segment != NULL)
-    memcpy(segment + offset, bytes, length);
+    memcpy(segment + offset, text, length);
   *end = offset + MAXALIGN(length);
   return offset;
 }
 
-/* Without a segment: how long it has to be. */
-static Size lay_out(char *segment, PgmtJob *job, const char *text, const char *pattern,
-                    const char *options, Size settings_length)
+/* Returns how long the segment has to be; without one, nothing is put there. */
+static Size lay_out(char *segment, PgmtJob *job, const Texts *texts)
 {
   Size end = MAXALIGN(sizeof(PgmtJob));
 
-  job->text = put(segment, &end, text, strlen(text) + 1);
-  job->pattern = put(segment, &end, pattern, strlen(pattern) + 1);
-  job->options = put(segment, &end, options, strlen(options) + 1);
-  job->settings = end;
-  end += MAXALIGN(settings_length);
+  job->text = put(segment, &end, texts->workload);
+  job->pattern = put(segment, &end, texts->pattern);
+  job->options = put(segment, &end, texts->options);
+  job->settings = put(segment, &end, texts->settings);
   job->queues = end;
   return end + (Size)job->sessions * PGMT_QUEUE_BYTES;
 }
 
-static dsm_segment *make_segment(PgmtJob *job, const char *text, const char *pattern,
-                                 const char *options)
+static dsm_segment *make_segment(PgmtJob *job, const Texts *texts)
 {
-  Size settings_length = EstimateGUCStateSpace();
-  Size length = lay_out(NULL, job, text, pattern, options, settings_length);
-  dsm_segment *segment = dsm_create(length, 0);
+  dsm_segment *segment = dsm_create(lay_out(NULL, job, texts), 0);
   PgmtJob *shared = dsm_segment_address(segment);
 
-  (void)lay_out((char *)shared, job, text, pattern, options, settings_length);
+  (void)lay_out((char *)shared, job, texts);
   *shared = *job;
   ConditionVariableInit(&shared->changed);
   pg_atomic_init_u32(&shared->ready, 0);
   pg_atomic_init_u32(&shared->go, 0);
-  SerializeGUCState(settings_length, (char *)shared + shared->settings);
   return segment;
 }
 
@@ -169,10 +171,10 @@ static void append_report(StringInfo out, shm_mq_handle *queue)
         out, "{\"ended\":true}"); /* terminated, or its role may not connect: the log says why */
 }
 
-static char *run(PgmtJob *job, const char *text, const char *pattern, const char *options)
+static char *run(PgmtJob *job, const Texts *texts)
 {
   Sessions *sessions = palloc0(sizeof(Sessions));
-  dsm_segment *segment = make_segment(job, text, pattern, options);
+  dsm_segment *segment = make_segment(job, texts);
   StringInfoData out;
 
   initStringInfo(&out);
@@ -198,15 +200,15 @@ static char *run(PgmtJob *job, const char *text, const char *pattern, const char
 
 /*
  * run_workload(workload, manner, warm_up, iterations, sessions, checkpoints, check_guards, pattern,
- * options): the reports of the sessions, as a JSON array.
+ * options, settings): the reports of the sessions, as a JSON array.
  */
 Datum pgmt_run_workload(PG_FUNCTION_ARGS)
 {
   PgmtJob job;
-  const char *options = "";
+  Texts texts;
 
-  for (int i = 0; i < 8; i++) {
-    if (PG_ARGISNULL(i))
+  for (int i = 0; i < 10; i++) {
+    if (i != 8 && PG_ARGISNULL(i))
       ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
                       errmsg("of what a workload needs, only the options may be null")));
   }
@@ -219,12 +221,12 @@ Datum pgmt_run_workload(PG_FUNCTION_ARGS)
   job.sessions = checked(PG_GETARG_INT32(4), 1, PGMT_MAX_SESSIONS, "sessions");
   job.checkpoints = PG_GETARG_BOOL(5);
   job.check_guards = PG_GETARG_BOOL(6);
-  if (!PG_ARGISNULL(8))
-    options = JsonbToCString(NULL, &PG_GETARG_JSONB_P(8)->root, 0);
+  texts.workload = text_to_cstring(PG_GETARG_TEXT_PP(0));
+  texts.pattern = text_to_cstring(PG_GETARG_TEXT_PP(7));
+  texts.options = PG_ARGISNULL(8) ? "" : JsonbToCString(NULL, &PG_GETARG_JSONB_P(8)->root, 0);
+  texts.settings = JsonbToCString(NULL, &PG_GETARG_JSONB_P(9)->root, 0);
   pgmt_require_watched(); /* rather than have each session find out */
-  PG_RETURN_DATUM(DirectFunctionCall1(
-      jsonb_in, CStringGetDatum(run(&job, text_to_cstring(PG_GETARG_TEXT_PP(0)),
-                                    text_to_cstring(PG_GETARG_TEXT_PP(7)), options))));
+  PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(run(&job, &texts))));
 }
 
 /* check_on_copy(check, iterations, workload): by the daemon, which takes its time. */

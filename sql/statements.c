@@ -113,6 +113,22 @@ void pgmt_hook_statements(void)
   ProcessUtility_hook = process_utility;
 }
 
+void pgmt_forget_statement(void)
+{
+  if (!pgmt_sentinels_stand())
+    return;
+  LWLockAcquire(pgmt_lock(PGMT_STATEMENTS_LOCK), LW_EXCLUSIVE);
+  for (uint64 back = 1; back <= REMEMBERED && back <= statements->count; back++) {
+    Statement *statement = &statements->ring[(statements->count - back) % REMEMBERED];
+
+    if (statement->pid == MyProcPid) {
+      statement->pid = 0; /* nobody's */
+      break;
+    }
+  }
+  LWLockRelease(pgmt_lock(PGMT_STATEMENTS_LOCK));
+}
+
 void pgmt_append_last_statements(StringInfo out)
 {
   TimestampTz mine = GetCurrentStatementStartTimestamp();
@@ -122,7 +138,8 @@ void pgmt_append_last_statements(StringInfo out)
   for (uint64 back = 1; back <= REMEMBERED && back <= statements->count && shown < SHOWN; back++) {
     const Statement *statement = &statements->ring[(statements->count - back) % REMEMBERED];
 
-    if (statement->pid == MyProcPid && statement->began == mine)
+    if (statement->pid == 0 ||
+        (statement->pid == MyProcPid && statement->began == mine && !pgmt_is_workload))
       continue;
     appendStringInfo(out, "%spid %d: %s", shown++ > 0 ? "; " : "", statement->pid, statement->text);
   }

@@ -46,6 +46,8 @@ typedef struct Measure {
   int64 used_bytes;
 } Measure;
 
+bool pgmt_is_workload = false;
+
 static PgmtJob *job;
 static int64 executed = 0;
 static int64 failed = 0;
@@ -317,11 +319,31 @@ static shm_mq_handle *attach(dsm_segment *segment)
   return shm_mq_attach(queue, segment, NULL);
 }
 
+/* As if its client had set them; what the role may not set stays as it is. */
+static void take_settings(const char *json)
+{
+  Jsonb *settings = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+  JsonbIterator *members = JsonbIteratorInit(&settings->root);
+  JsonbIteratorToken token;
+  JsonbValue value;
+  char *name = NULL;
+
+  while ((token = JsonbIteratorNext(&members, &value, true)) != WJB_DONE) {
+    if (token == WJB_KEY)
+      name = pnstrdup(value.val.string.val, value.val.string.len);
+    else if (token == WJB_VALUE && value.type == jbvString)
+      (void)set_config_option(name, pnstrdup(value.val.string.val, value.val.string.len),
+                              superuser() ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SET,
+                              true, WARNING, false);
+  }
+}
+
 static void become_the_caller(void)
 {
+  pgmt_is_workload = true;
   BackgroundWorkerInitializeConnectionByOid(job->database, job->user, PGMT_ANY_ROLE);
   StartTransactionCommand();
-  RestoreGUCState((char *)job + job->settings);
+  take_settings((char *)job + job->settings);
   CommitTransactionCommand();
   MessageContext =
       AllocSetContextCreate(TopMemoryContext, "MessageContext", ALLOCSET_DEFAULT_SIZES);

@@ -43,7 +43,7 @@ typedef struct PgmtJob {
   Size text;     /* the workload */
   Size pattern;  /* of the window */
   Size options;  /* of the window, as JSON; empty: none */
-  Size settings; /* of the caller: SerializeGUCState() */
+  Size settings; /* as a JSON object of strings */
   Size queues;   /* shm_mq, sessions times */
   ConditionVariable changed;
   pg_atomic_uint32 ready; /* sessions that stand at the line */
