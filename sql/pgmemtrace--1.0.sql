@@ -39,6 +39,7 @@ CREATE TYPE pgmemtrace.violation AS (
   query text,
   stack jsonb,
   module text,
+  segments jsonb,
   detail text,
   advice text
 );
@@ -57,7 +58,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   INSERT INTO pgmemtrace.violation_log
     (state, time, instance, pid, server_pid, backend_type, database, "user", rule, severity, context,
      path, ident, phase, before_bytes, after_bytes, delta_bytes, shape, occurrences, query_id, query,
-     stack, module, detail, advice)
+     stack, module, segments, detail, advice)
   SELECT (v).* FROM (SELECT jsonb_populate_record(NULL::pgmemtrace.violation, violation) AS v) AS one
 $$;
 

@@ -14,6 +14,8 @@
 //   attach  200 backends: attach and detach
 //   daemon  200 idle backends: the daemon's own CPU and memory
 //   rivals  point, with bpftrace counting at the entries of the same functions
+//   extension  point, on a server that preloads our extension, beside one that does not; nobody
+//              watches
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -38,6 +40,7 @@
 #include "calibrate.skel.h"
 #include "support/daemon.h"
 #include "support/postgres_cluster.h"
+#include "support/postgres_copy.h"
 
 namespace pgmemtrace::bench {
 
@@ -397,10 +400,10 @@ void load(Bench &bench, nlohmann::json &out)
 
 // ---- pgbench --------------------------------------------------------------------------
 
-test::CommandResult pgbench(const Bench &bench, const std::vector<std::string> &args)
+test::CommandResult pgbench(const PostgresCluster &cluster, const std::vector<std::string> &args)
 {
-  std::vector<std::string> argv{bench.cluster->bin("pgbench").string(), "-h",
-                                bench.cluster->socket_directory().string(), "-U", "postgres"};
+  std::vector<std::string> argv{cluster.bin("pgbench").string(), "-h",
+                                cluster.socket_directory().string(), "-U", "postgres"};
   argv.insert(argv.end(), args.begin(), args.end());
   argv.emplace_back("postgres");
   auto result = test::run_command(argv, {.limit = std::chrono::seconds(300)});
@@ -426,13 +429,14 @@ double server_cpu(const Bench &bench)
 
 void tpcb(Bench &bench, nlohmann::json &out)
 {
-  every_level(bench, out, "tpcb", std::max(bench.rounds, 20),
-              {Level::request, Level::statement, Level::block}, [&] {
-                const double before = server_cpu(bench);
-                const auto result = pgbench(bench, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
-                // pgbench's sessions end with it, and the postmaster reaps them at once.
-                return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
-              });
+  every_level(
+      bench, out, "tpcb", std::max(bench.rounds, 20),
+      {Level::request, Level::statement, Level::block}, [&] {
+        const double before = server_cpu(bench);
+        const auto result = pgbench(*bench.cluster, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
+        // pgbench's sessions end with it, and the postmaster reaps them at once.
+        return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
+      });
 }
 
 // ---- attach, detach ---------------------------------------------------------------------
@@ -500,6 +504,36 @@ void daemon(Bench &bench, nlohmann::json &out)
       {{"part", "daemon"}, {"contexts", contexts}, {"cpu_share", share}, {"peak_rss_mib", rss}});
 }
 
+// ---- the extension ------------------------------------------------------------------------
+
+// Servers differ by where their memory happens to lie: how much, a second one like the first tells.
+void extension(Bench &bench, nlohmann::json &out)
+{
+  const auto copy = must(test::PostgresCopy::make(must(test::major_under_test())));
+  const auto start = [&](const std::string &preloaded) {
+    auto options = copy->options();
+    options.conf = {"shared_buffers = '256MB'", "autovacuum = off",
+                    "shared_preload_libraries = '" + preloaded + "'"};
+    auto server = must(PostgresCluster::start(options));
+    pgbench(*server, {"-i", "-q"});
+    return server;
+  };
+  const auto plain = start("");
+  PointQueries beside(*plain);
+  const std::vector<std::pair<std::string, std::string>> servers{
+      {"another server without it", ""}, {"loaded, nobody watches", "pgmemtrace"}};
+  for (const auto &[what, preloaded] : servers) {
+    const auto server = start(preloaded);
+    PointQueries client(*server);
+    client.run(bench.stretch); // warm up
+    PointQueries *asked = &beside;
+    out.push_back(report("extension", what, "us",
+                         pairs(
+                             bench.rounds, [&] { return asked->run(bench.stretch); },
+                             [&](bool on) { asked = on ? &client : &beside; })));
+  }
+}
+
 } // namespace
 
 } // namespace pgmemtrace::bench
@@ -512,8 +546,8 @@ int main(int argc, char **argv)
   CLI::App app("What each level costs a PostgreSQL server");
   int rounds = 12;
   double stretch = 0.4;
-  std::vector<std::string> parts{"point", "loop",   "load",   "tpcb",
-                                 "calls", "attach", "daemon", "rivals"};
+  std::vector<std::string> parts{"point",  "loop",   "load",   "tpcb",     "calls",
+                                 "attach", "daemon", "rivals", "extension"};
   app.add_option("--rounds", rounds, "Pairs of off and on")->capture_default_str();
   app.add_option("--stretch", stretch, "Seconds of each stretch of point queries")
       ->capture_default_str();
@@ -524,13 +558,15 @@ int main(int argc, char **argv)
   bench.cluster = must(test::PostgresCluster::start(
       {.conf = {"shared_buffers = '256MB'", "max_connections = 250", "autovacuum = off",
                 "max_wal_size = '4GB'", "checkpoint_timeout = '1h'"}}));
-  pgbench(bench, {"-i", "-q", "-s", "10"}); // pgbench's manual: no less than there are clients
+  // pgbench's manual: no smaller than there are clients.
+  pgbench(*bench.cluster, {"-i", "-q", "-s", "10"});
   attach(bench);
 
   auto out = nlohmann::json::array();
   const std::vector<std::pair<std::string, void (*)(Bench &, nlohmann::json &)>> all{
-      {"point", point}, {"calls", calls},        {"loop", loop},     {"load", load},
-      {"tpcb", tpcb},   {"attach", attach_time}, {"daemon", daemon}, {"rivals", rivals}};
+      {"point", point},   {"calls", calls},   {"loop", loop},
+      {"load", load},     {"tpcb", tpcb},     {"attach", attach_time},
+      {"daemon", daemon}, {"rivals", rivals}, {"extension", extension}};
   for (const auto &[name, run] : all)
     if (std::find(parts.begin(), parts.end(), name) != parts.end())
       run(bench, out);

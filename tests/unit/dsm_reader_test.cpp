@@ -186,6 +186,16 @@ TEST_P(FakeDsm, what_was_seen_once_is_known_when_nobody_can_look)
   EXPECT_FALSE(read_well().segments[0].seen); // by one who never saw it before
 }
 
+TEST_P(FakeDsm, a_segment_smaller_than_that_header_is_none)
+{
+  item(2468, 2, true);
+  std::ofstream(root_ / "100" / "root" / "dev" / "shm" / "PostgreSQL.2468") << "a few bytes";
+  const auto segment = read_well().segments[0];
+  EXPECT_EQ(segment.bytes, 11U);
+  EXPECT_TRUE(segment.seen);
+  EXPECT_FALSE(segment.area);
+}
+
 TEST_P(FakeDsm, a_piece_of_an_area_is_told_by_its_header)
 {
   item(2468, 2, true);

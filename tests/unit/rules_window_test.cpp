@@ -158,6 +158,14 @@ TEST_F(WindowTest, its_pattern_and_its_allowances_are_likes)
               ElementsAre("context_leak other"));
 }
 
+TEST_F(WindowTest, blames_no_query_of_before)
+{
+  process_.values().activity.growth = {{.query = "SELECT 1", .bytes = 9'000, .new_contexts = 1}};
+  const auto found = window([](FakeProcess &p) { p.set(kTop + "|my_extension", 1, 500, 8192); });
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found.front().query, "");
+}
+
 TEST_F(WindowTest, names_the_query_and_the_code_of_the_time_between)
 {
   const auto found = window([](FakeProcess &p) {

@@ -233,7 +233,8 @@ void DsmReader::look_inside(DsmSnapshot &snapshot)
                                      ? std::nullopt
                                      : DsmFile::open(proc_, postmaster_.id.pid, segment.handle)) {
       segment.bytes = file->bytes();
-      segment.seen = file->read(0, into) == into.size();
+      const auto there = into.first(std::min<std::uint64_t>(into.size(), file->bytes()));
+      segment.seen = !there.empty() && file->read(0, there) == there.size();
     }
     segment.area = segment.seen && areas.has_piece(header, segment.bytes);
     if (const auto before = known_.find(segment.handle); !segment.seen && before != known_.end()) {

@@ -196,7 +196,9 @@ std::vector<Violation> judge_window(const ProcessSnapshot &before, const Process
                                     const WindowLimits &limits, const RuleLimits &rules)
 {
   ProcessHistory history;
-  history.push(before);
+  ProcessSnapshot start = before;
+  start.activity.growth.clear(); // what ran before is none of the window's
+  history.push(start);
   history.push(after);
   const Judge judge(history, before.alloc_calls, after.alloc_calls, limits, rules);
   std::vector<Finding> findings;

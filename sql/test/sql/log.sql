@@ -21,7 +21,7 @@ SELECT pgmemtrace.log_violation('{"state": "raised", "time": "2026-01-02 03:04:0
   "path": "TopMemoryContext/TopPortalContext/PortalHoldContext", "ident": null, "phase": "utility",
   "before_bytes": 1, "after_bytes": 100001, "delta_bytes": 100000, "shape": "linear", "occurrences": 41,
   "query_id": -7, "query": "DECLARE \"c\" CURSOR", "stack": [{"module": "postgres", "function": "f", "offset": 1}],
-  "module": "postgres", "detail": "grows", "advice": "close it", "type": "violation"}');
+  "module": "postgres", "segments": [{"handle": 8, "bytes": 4096}], "detail": "grows", "advice": "close it", "type": "violation"}');
 ROLLBACK;
 SELECT count(*) FROM pgmemtrace.violation_log;
 SELECT pgmemtrace.flush_violations();
