@@ -610,6 +610,7 @@ enum pgmt_request_kind {
 	PGMT_REQUEST_END_WINDOW = 2,
 	PGMT_REQUEST_CONTEXTS = 3,
 	PGMT_REQUEST_CHECKPOINT = 4,
+	PGMT_REQUEST_CHECK_ON_COPY = 5,
 };
 
 struct pgmt_dsm_event {

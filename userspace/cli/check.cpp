@@ -200,9 +200,11 @@ void add_check_command(CLI::App &app, int &exit_status)
       ->check(CLI::PositiveNumber);
   command->add_option("--pgdata", options->pgdata,
                       "The server of this data directory (default: the only one there is)");
-  command->add_option("--dsn", options->dsn,
-                      "How to log in there, as a superuser: a connection string, whose rest is "
-                      "taken from the server");
+  command
+      ->add_option("--dsn", options->dsn,
+                   "How to log in there, as a superuser: a connection string, whose rest is "
+                   "taken from the server")
+      ->envname("PGMEMTRACE_DSN");
   command->add_option("--database", options->workload.database, "Where the statements run");
   command->add_option("--user", options->workload.user, "As whom they run");
   command->add_option("--sql", options->sql, "The statements");

@@ -18,6 +18,7 @@ Result<> drop_privileges(bool uprobe_multi)
   };
   const bool bpf = keep(CAP_BPF), perfmon = keep(CAP_PERFMON), ptrace = keep(CAP_SYS_PTRACE),
              search = keep(CAP_DAC_READ_SEARCH), user = keep(CAP_SETUID), group = keep(CAP_SETGID),
+             root = keep(CAP_SYS_CHROOT),
              // Before 5.8, and where only this was granted, it stands for the first two.
       admin = keep(CAP_SYS_ADMIN) && (!uprobe_multi || !bpf || !perfmon);
   capng_clear(CAPNG_SELECT_CAPS);
@@ -34,6 +35,8 @@ Result<> drop_privileges(bool uprobe_multi)
     capng_update(CAPNG_ADD, type, CAP_SETUID);
   if (group)
     capng_update(CAPNG_ADD, type, CAP_SETGID);
+  if (root)
+    capng_update(CAPNG_ADD, type, CAP_SYS_CHROOT);
   if (admin)
     capng_update(CAPNG_ADD, type, CAP_SYS_ADMIN);
   if (capng_apply(CAPNG_SELECT_CAPS))

@@ -11,6 +11,7 @@ namespace pgmemtrace {
 //   CAP_SYS_PTRACE         process_vm_readv and /proc/PID/exe of other users' processes
 //   CAP_DAC_READ_SEARCH    data directories of other users
 //   CAP_SETUID, CAP_SETGID the threads that talk to the extension, as the user that runs its server
+//   CAP_SYS_CHROOT         copies of servers in containers: `pgmemtrace check`, for the extension
 //   CAP_SYS_ADMIN          only with perf-event probes, which some kernels ask it for
 Result<> drop_privileges(bool uprobe_multi);
 

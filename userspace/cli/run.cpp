@@ -43,6 +43,7 @@ struct RunOptions {
   std::string format = "text";
   bool redact = false;
   std::string dsn;
+  std::string copy_dir;
   std::vector<std::string> disabled_rules;
   std::vector<std::string> allowed_contexts;
   KernelMaps::Options maps;
@@ -167,6 +168,7 @@ int run(const RunOptions &options)
   if (options.dsn != "off") {
     extension =
         std::make_shared<Extension>(Extension::Options{.dsn = options.dsn,
+                                                       .copy_directory = options.copy_dir,
                                                        .probes = parsed->level != Level::sweep,
                                                        .uprobe_multi = features.uprobe_multi,
                                                        .redact = options.redact,
@@ -225,6 +227,8 @@ void add_options(CLI::App &app, RunOptions &options)
   app.add_option("--dsn", options.dsn,
                  "How to reach servers that have the extension: a connection string, whose rest is "
                  "taken from the server; or off");
+  app.add_option("--copy-dir", options.copy_dir,
+                 "Where disposable copies are made that the extension asks for, see `check`");
   app.add_option("--disable-rule", options.disabled_rules, "Rules that stay silent");
   app.add_option("--allow-context", options.allowed_contexts,
                  "Contexts that may grow: LIKE patterns on their names");

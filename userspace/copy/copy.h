@@ -13,11 +13,11 @@
 #include <string>
 #include <vector>
 
-#include "copy/child.h"
 #include "copy/crash_note.h"
 #include "copy/folder.h"
 #include "copy/source.h"
 #include "copy/workload.h"
+#include "util/child.h"
 
 namespace pgmemtrace {
 

@@ -37,6 +37,16 @@ std::string seen_from(int root, int fd)
   return prefix != "/" && path.starts_with(prefix + "/") ? path.substr(prefix.size()) : path;
 }
 
+// A service may have the same root directory, and other file systems mounted below it.
+bool same_mounts(const Proc &proc, pid_t pid)
+{
+  struct stat theirs {
+  }, ours{};
+  return stat(proc.path(pid, "ns/mnt").c_str(), &theirs) == 0 &&
+         stat(proc.path(getpid(), "ns/mnt").c_str(), &ours) == 0 && theirs.st_dev == ours.st_dev &&
+         theirs.st_ino == ours.st_ino;
+}
+
 std::uint64_t number(const SqlSession::Value &text)
 {
   std::uint64_t value = 0;
@@ -82,7 +92,8 @@ Result<Source> find_source(const Server &server, const std::string &dsn)
   if (!source.root || fstat(source.root.get(), &theirs) != 0 || stat("/", &ours) != 0)
     return Error{fmt::format("open the root directory of process {}", server.postmaster), errno,
                  "run as root"};
-  source.own_root = theirs.st_dev != ours.st_dev || theirs.st_ino != ours.st_ino;
+  source.own_root = theirs.st_dev != ours.st_dev || theirs.st_ino != ours.st_ino ||
+                    !same_mounts(proc, server.postmaster);
   if (source.login.socket_directory)
     source.socket_directory = seen_from(source.root.get(), source.login.socket_directory.get());
   return source;
@@ -99,6 +110,10 @@ Result<> become_owner(const Source &source)
   const bool chroots = capng_have_capability(CAPNG_PERMITTED, CAP_SYS_CHROOT);
   if (source.own_root && !chroots)
     return Error{"enter the root directory of the server, which is not ours", EPERM, "run as root"};
+  // The kernel forgets it with another user (kernel/cred.c: commit_creds).
+  int end_with_parent = 0;
+  const pid_t parent = getppid();
+  (void)prctl(PR_GET_PDEATHSIG, &end_with_parent, 0, 0, 0);
   if (uid != geteuid()) {
     if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0 || setgroups(0, nullptr) != 0 ||
         setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
@@ -110,6 +125,10 @@ Result<> become_owner(const Source &source)
                  CAP_SYS_CHROOT);
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || capng_apply(CAPNG_SELECT_CAPS) != 0)
     return failed();
+  if (prctl(PR_SET_PDEATHSIG, end_with_parent, 0, 0, 0) != 0)
+    return failed();
+  if (end_with_parent != 0 && getppid() != parent)
+    return Error{"check: nobody waits for it any more", ECANCELED, {}};
   return Ok{};
 }
 

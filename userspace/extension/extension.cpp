@@ -55,9 +55,11 @@ const ServerProcess *process_of(const ServerList &servers, pid_t postmaster, pid
 } // namespace
 
 Extension::Extension(Options options)
-    : options_(std::move(options)), news_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
+    : options_(std::move(options)), news_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      checks_({.dsn = options_.dsn, .directory = options_.copy_directory})
 {
   events_.add(news_.get());
+  events_.add(checks_.poll_fd());
 }
 
 Extension::~Extension()
@@ -72,13 +74,17 @@ Extension::~Extension()
 void Extension::follow(const ServerList &servers, const ServerList::Changes &changes)
 {
   std::erase_if(retired_, [](const auto &courier) { return courier->ended(); });
-  for (const auto &gone : changes.vanished)
+  for (const auto &gone : changes.vanished) {
     windows_.forget(gone);
+    checks_.forget(gone);
+  }
   for (auto it = served_.begin(); it != served_.end();) {
     const auto server = servers.servers().find(it->first);
     const bool runs = server != servers.servers().end() && server->second.start == it->second.start;
-    if (!runs)
+    if (!runs) {
       retire(it->second);
+      checks_.forget(it->first);
+    }
     it = runs ? std::next(it) : served_.erase(it);
   }
   drop_unused_links();
@@ -226,10 +232,34 @@ const ServerProcess *Extension::asker(const ServerList &servers, const Asked &as
 void Extension::serve(const ServerList &servers, const Eyes &eyes)
 {
   for (const auto &asked : std::exchange(asked_, {})) {
-    const auto served = served_.find(asked.postmaster);
-    if (served != served_.end() && served->second.courier)
-      served->second.courier->put(answer(servers, asked, eyes));
+    if (asked.request.kind == PGMT_REQUEST_CHECK_ON_COPY)
+      check_on_copy(servers, asked);
+    else
+      put(asked.postmaster, answer(servers, asked, eyes));
   }
+  for (auto &ended : checks_.take())
+    put(ended.postmaster, std::move(ended.answer));
+}
+
+void Extension::put(pid_t postmaster, Answer answer)
+{
+  const auto served = served_.find(postmaster);
+  if (served != served_.end() && served->second.courier)
+    served->second.courier->put(std::move(answer));
+}
+
+// Answered when it has ended.
+void Extension::check_on_copy(const ServerList &servers, const Asked &asked)
+{
+  const Request &request = asked.request;
+  const auto *process = asker(servers, asked);
+  if (auto waits =
+          checks_.ask(asked.postmaster, process ? process->identity.id : ProcessId{}, request);
+      !waits)
+    put(asked.postmaster, {.backend_pid = request.backend_pid,
+                           .request_id = request.id,
+                           .json = {},
+                           .error = waits.error().what});
 }
 
 Answer Extension::answer(const ServerList &servers, const Asked &asked, const Eyes &eyes)

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "attach/servers.h"
+#include "extension/copy_checks.h"
 #include "extension/courier.h"
 #include "extension/marker.h"
 #include "extension/request.h"
@@ -31,7 +32,8 @@ namespace pgmemtrace {
 class Extension {
 public:
   struct Options {
-    std::string dsn; // see login.h
+    std::string dsn;            // see login.h
+    std::string copy_directory; // where copies of servers are made; empty: the default
     bool probes =
         true; // false: level sweep, where nobody is heard; the log is written all the same
     bool uprobe_multi = true;
@@ -91,6 +93,8 @@ private:
             const std::string &json);
   const ServerProcess *asker(const ServerList &servers, const Asked &asked) const;
   Answer answer(const ServerList &servers, const Asked &asked, const Eyes &eyes);
+  void check_on_copy(const ServerList &servers, const Asked &asked);
+  void put(pid_t postmaster, Answer answer);
   Answer contexts(const ServerList &servers, const Asked &asked, const Eyes &eyes);
 
   Options options_;
@@ -104,6 +108,7 @@ private:
   Courier::Lost lost_;                            // by those that are gone
   std::vector<Asked> asked_;
   Windows windows_;
+  CopyChecks checks_;
   std::uint64_t lost_events_ = 0; // when last looked
   std::uint64_t unreadable_ = 0;
 };

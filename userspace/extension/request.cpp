@@ -17,10 +17,9 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::pair<std::string_view, std::uint32_t> kKinds[] = {
-    {"begin_window", PGMT_REQUEST_BEGIN_WINDOW},
-    {"end_window", PGMT_REQUEST_END_WINDOW},
-    {"contexts", PGMT_REQUEST_CONTEXTS},
-    {"checkpoint", PGMT_REQUEST_CHECKPOINT},
+    {"begin_window", PGMT_REQUEST_BEGIN_WINDOW},   {"end_window", PGMT_REQUEST_END_WINDOW},
+    {"contexts", PGMT_REQUEST_CONTEXTS},           {"checkpoint", PGMT_REQUEST_CHECKPOINT},
+    {"check_on_copy", PGMT_REQUEST_CHECK_ON_COPY},
 };
 
 // nullopt: missing, of another type, or out of range.
@@ -86,6 +85,29 @@ std::optional<WindowLimits> window_of(const Json &object)
   return window;
 }
 
+std::optional<std::string> string(const Json &object, const char *key)
+{
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? std::optional(found->get<std::string>())
+                                                     : std::nullopt;
+}
+
+std::optional<CheckOnCopy> check_of(const Json &object)
+{
+  const auto check = string(object, "check");
+  auto database = string(object, "database"), user = string(object, "user"),
+       workload = string(object, "workload");
+  const auto iterations = number(object, "iterations", 1);
+  if (!database || !user || !workload || !iterations ||
+      (check != "use_after_reset" && check != "oom_simulation"))
+    return std::nullopt;
+  return CheckOnCopy{.option = check == "oom_simulation" ? "oom" : "use-after-reset",
+                     .database = std::move(*database),
+                     .user = std::move(*user),
+                     .workload = std::move(*workload),
+                     .iterations = static_cast<std::uint32_t>(*iterations)};
+}
+
 } // namespace
 
 Result<Request> parse_request(std::uint64_t id, std::uint32_t kind, std::string_view text)
@@ -111,6 +133,11 @@ Result<Request> parse_request(std::uint64_t id, std::uint32_t kind, std::string_
     if (!executions)
       return wrong();
     request.executions = static_cast<std::uint32_t>(*executions);
+  } else if (kind == PGMT_REQUEST_CHECK_ON_COPY) {
+    auto check = check_of(json);
+    if (!check)
+      return wrong();
+    request.check = std::move(*check);
   } else if (kind == PGMT_REQUEST_CONTEXTS) {
     // Any number: one that is no process's gets an answer, too.
     const auto pid = number(json, "pid", std::numeric_limits<std::int32_t>::min());

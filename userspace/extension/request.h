@@ -14,6 +14,12 @@
 
 namespace pgmemtrace {
 
+struct CheckOnCopy {
+  std::string option; // of `pgmemtrace check`: use-after-reset, oom
+  std::string database, user, workload;
+  std::uint32_t iterations = 0;
+};
+
 struct Request {
   std::uint64_t id = 0;
   std::uint32_t kind = 0;       // enum pgmt_request_kind, or one that we do not know
@@ -21,6 +27,7 @@ struct Request {
   WindowLimits window;          // begin_window
   std::uint32_t executions = 0; // checkpoint
   pid_t contexts_pid = 0;       // contexts, as the server numbers it
+  CheckOnCopy check;            // check_on_copy
 };
 
 // What a request has at most, docs/extension_protocol.md.

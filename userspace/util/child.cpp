@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-#include "copy/child.h"
+#include "util/child.h"
 
 #include <algorithm>
 #include <array>
@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -28,8 +29,26 @@ std::vector<char *> pointers(const std::vector<std::string> &strings)
   return out;
 }
 
+// To the program that is executed next, whoever runs it.
+bool hand_on_capabilities()
+{
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3]{};
+  if (syscall(SYS_capget, &header, sets) != 0)
+    return false;
+  for (auto &set : sets)
+    set.inheritable = set.permitted;
+  if (syscall(SYS_capset, &header, sets) != 0)
+    return false;
+  for (unsigned i = 0; i < 32 * _LINUX_CAPABILITY_U32S_3; ++i)
+    if ((sets[i / 32].permitted >> (i % 32) & 1) != 0 &&
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) != 0)
+      return false;
+  return true;
+}
+
 // Between fork and exec.  False: errno says why.
-bool become(const Program &program, pid_t parent)
+bool become(const Program &program, int input, pid_t parent)
 {
   sigset_t none;
   sigemptyset(&none);
@@ -39,17 +58,19 @@ bool become(const Program &program, pid_t parent)
   (void)setsid(); // a Ctrl-C is for us alone
   if (program.root >= 0 && (fchdir(program.root) != 0 || chroot(".") != 0))
     return false;
-  const int null = program.root >= 0 ? -1 : open("/dev/null", O_RDONLY);
-  if (null >= 0 && dup2(null, STDIN_FILENO) < 0)
+  if (dup2(input, STDIN_FILENO) < 0)
     return false;
-  if (program.output >= 0 &&
-      (dup2(program.output, STDOUT_FILENO) < 0 || dup2(program.output, STDERR_FILENO) < 0))
+  const int errors = program.errors >= 0 ? program.errors : program.output;
+  if ((program.output >= 0 && dup2(program.output, STDOUT_FILENO) < 0) ||
+      (errors >= 0 && dup2(errors, STDERR_FILENO) < 0))
     return false;
   for (const int fd : program.inherited)
     if (fcntl(fd, F_SETFD, 0) != 0)
       return false;
   if (chdir("/") != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
       prctl(PR_SET_PDEATHSIG, program.end_with_us) != 0)
+    return false;
+  if (program.keeps_capabilities && !hand_on_capabilities())
     return false;
   return getppid() == parent; // it may have ended before it was asked for
 }
@@ -87,6 +108,8 @@ Result<Child> Child::start(const Program &program)
   std::array<int, 2> ends{-1, -1};
   if (pipe2(ends.data(), O_CLOEXEC) != 0)
     return failed(errno);
+  const UniqueFd nothing(open("/dev/null", O_RDONLY | O_CLOEXEC)); // a chroot may have none
+  const int input = program.input >= 0 ? program.input : nothing.get();
   const UniqueFd from(ends[0]);
   UniqueFd to(ends[1]);
   const pid_t parent = getpid();
@@ -94,7 +117,7 @@ Result<Child> Child::start(const Program &program)
   if (pid < 0)
     return failed(errno);
   if (pid == 0) {
-    if (become(program, parent))
+    if (become(program, input, parent))
       execve(arguments[0], arguments.data(), environment.data());
     const int why = errno;
     (void)!write(to.get(), &why, sizeof why);

@@ -18,10 +18,13 @@ namespace pgmemtrace {
 struct Program {
   std::vector<std::string> arguments; // the first one: the executable, as it is seen from `root`
   std::vector<std::string> environment;
-  int root = -1;              // of its file system, to be chrooted into; -1: ours
-  int output = -1;            // what it prints
-  std::vector<int> inherited; // descriptors that it gets, under the same numbers
-  int end_with_us = SIGTERM;  // what it is sent when this thread ends, whatever ends it
+  int root = -1;                   // of its file system, to be chrooted into; -1: ours
+  int input = -1;                  // -1: nothing
+  int output = -1;                 // what it prints; -1: where we do
+  int errors = -1;                 // -1: as output
+  bool keeps_capabilities = false; // ours; else it has none
+  std::vector<int> inherited;      // descriptors that it gets, under the same numbers
+  int end_with_us = SIGTERM;       // what it is sent when this thread ends, whatever ends it
 };
 
 class Child {
@@ -34,6 +37,7 @@ public:
   ~Child(); // SIGKILL, if it still runs
 
   pid_t pid() const { return pid_; }
+  int ended_fd() const { return ended_.get(); } // readable when it has
   bool running() { return !wait(-1, Time::now()); }
   void signal(int number) const;
 
