@@ -84,14 +84,19 @@ protected:
     fs::remove_all(dir_, ignored);
   }
 
-  // `directory`: below the one of this test.
+  // Below the directory of this test, as the server sees it.
+  std::string inside(const std::string &directory) const
+  {
+    return "/" / dir_.lexically_relative(cluster().major().root) / directory;
+  }
+
   std::vector<std::string> arguments(std::vector<std::string> more,
                                      const std::string &directory = "") const
   {
-    const auto inside = "/" / dir_.lexically_relative(cluster().major().root) / directory;
-    std::vector<std::string> all{"check",  "--pid",    std::to_string(cluster().postmaster_pid()),
-                                 "--user", "tester",   "--copy-dir",
-                                 inside,   "--format", "json"};
+    std::vector<std::string> all{
+        "check",           "--pid",    std::to_string(cluster().postmaster_pid()),
+        "--user",          "tester",   "--copy-dir",
+        inside(directory), "--format", "json"};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
@@ -315,6 +320,70 @@ TEST_F(CheckTest, what_a_killed_check_leaves_goes_with_the_next_one)
   EXPECT_EQ(folders().size(), 1U); // that of the one that lives
   EXPECT_EQ(beside->stop(SIGINT), 3);
   EXPECT_THAT(folders(), IsEmpty());
+}
+
+// ---- for those who ask in SQL ------------------------------------------------------------
+
+TEST_F(CheckTest, sessions_get_what_a_check_finds)
+{
+  const auto daemon = watch({"--copy-dir", inside("")});
+  ASSERT_TRUE(daemon);
+  auto session = connect();
+  const auto run = [&](const char *scenario, const char *workload) {
+    return json::parse(
+        session.value(std::string("SELECT to_jsonb(s) FROM pgmemtrace.run_scenario('") + scenario +
+                      "', 4, '" + workload + "') AS s"),
+        nullptr, false);
+  };
+  const auto stale = run("use_after_reset", "SELECT hold_pointer()");
+  ASSERT_EQ(stale["violations"].size(), 1U) << stale.dump(2);
+  EXPECT_EQ(stale["violations"][0]["rule"], "use_after_reset");
+  EXPECT_EQ(stale["violations"][0]["module"], "pgmemtrace_buggy.so");
+  EXPECT_THAT(stale["violations"][0]["detail"].get<std::string>(), HasSubstr("buggy_hold_pointer"));
+  EXPECT_EQ(run("oom_simulation", "SELECT repaired.unchecked_malloc(10)")["violations"],
+            json::array());
+  EXPECT_EQ(session.value("SELECT hold_pointer()"), "42"); // this session lives
+  EXPECT_THAT(folders(), IsEmpty());
+
+  const auto failed = session.try_exec(
+      "SELECT * FROM pgmemtrace.check_on_copy('use_after_reset', 1, repeat('no SQL ', 3))");
+  EXPECT_TRUE(failed); // an answer: how often it failed
+}
+
+TEST_F(CheckTest, a_check_that_nobody_waits_for_ends)
+{
+  const auto daemon = watch({"--copy-dir", inside("")});
+  ASSERT_TRUE(daemon);
+  auto session = connect();
+  const auto begin = [&] {
+    session = connect();
+    session.send_async(
+        "SELECT pgmemtrace.run_scenario('use_after_reset', 1, 'SELECT pg_sleep(600)')");
+    return wait_for_copy();
+  };
+  const pid_t first = begin();
+  session.close(); // it is looked after its latch by then
+  auto other = connect();
+  other.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE "
+             "'SELECT pgmemtrace.run%' AND pid <> pg_backend_pid()");
+  EXPECT_TRUE(eventually([&] { return ended(first) && folders().empty(); }));
+
+  const pid_t second = begin();
+  EXPECT_EQ(daemon->stop(SIGTERM), 0);
+  EXPECT_TRUE(ended(second));
+  EXPECT_THAT(folders(), IsEmpty());
+}
+
+TEST_F(CheckTest, a_killed_daemon_leaves_no_server_behind)
+{
+  const auto daemon = watch({"--copy-dir", inside("")});
+  ASSERT_TRUE(daemon);
+  auto session = connect();
+  session.send_async(
+      "SELECT pgmemtrace.run_scenario('use_after_reset', 1, 'SELECT pg_sleep(600)')");
+  const pid_t copy = wait_for_copy();
+  daemon->kill9();
+  EXPECT_TRUE(eventually([&] { return ended(copy) && folders().empty(); }));
 }
 
 // ---- what cannot be done --------------------------------------------------------------

@@ -19,6 +19,7 @@
 #include "cli/watch.h"
 #include "copy/check.h"
 #include "copy/report.h"
+#include "util/poll_set.h"
 #include "util/text.h"
 
 namespace pgmemtrace {
@@ -40,6 +41,7 @@ struct CheckOptions {
   std::string copy_dir;
   std::string faults_library;
   unsigned run_limit = 60; // seconds
+  int lifeline = -1;
   std::string format = "text";
 };
 
@@ -164,7 +166,10 @@ int run_check(CheckOptions options, std::ostream &out)
   const auto server = choose_server(options, *servers);
   if (!server)
     return fail(server.error());
-  const auto results = run_checks(options, *server, signals->get());
+  PollSet stop;
+  stop.add(signals->get());
+  stop.add(options.lifeline);
+  const auto results = run_checks(options, *server, stop.fd());
   if (!results)
     return fail(results.error().err == ECANCELED
                     ? Error{"check: interrupted; the copy was removed", 0, {}}
@@ -226,6 +231,8 @@ void add_check_command(CLI::App &app, int &exit_status)
                       "pgmemtrace_faults.so, if it is not installed with the server's libraries");
   command->add_option("--postgres-btf", options->postgres_btf,
                       "BTF of the server's own build (made by pahole), for builds that differ");
+  // The daemon's: when the other end of this pipe is closed, nobody waits any more.
+  command->add_option("--lifeline", options->lifeline)->group("");
   command->add_option("--format", options->format, "What goes to stdout")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();

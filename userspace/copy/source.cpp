@@ -110,10 +110,6 @@ Result<> become_owner(const Source &source)
   const bool chroots = capng_have_capability(CAPNG_PERMITTED, CAP_SYS_CHROOT);
   if (source.own_root && !chroots)
     return Error{"enter the root directory of the server, which is not ours", EPERM, "run as root"};
-  // The kernel forgets it with another user (kernel/cred.c: commit_creds).
-  int end_with_parent = 0;
-  const pid_t parent = getppid();
-  (void)prctl(PR_GET_PDEATHSIG, &end_with_parent, 0, 0, 0);
   if (uid != geteuid()) {
     if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0 || setgroups(0, nullptr) != 0 ||
         setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
@@ -125,10 +121,6 @@ Result<> become_owner(const Source &source)
                  CAP_SYS_CHROOT);
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || capng_apply(CAPNG_SELECT_CAPS) != 0)
     return failed();
-  if (prctl(PR_SET_PDEATHSIG, end_with_parent, 0, 0, 0) != 0)
-    return failed();
-  if (end_with_parent != 0 && getppid() != parent)
-    return Error{"check: nobody waits for it any more", ECANCELED, {}};
   return Ok{};
 }
 

@@ -2,12 +2,14 @@
 #include "extension/copy_checks.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <sstream>
 #include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <sys/mman.h>
@@ -88,17 +90,23 @@ Result<CopyChecks::Running> CopyChecks::start(pid_t postmaster, const Asked &ask
   const CheckOnCopy &check = asked.request.check;
   UniqueFd workload = file_of(check.workload);
   UniqueFd out(memfd_create("out", MFD_CLOEXEC)), err(memfd_create("err", MFD_CLOEXEC));
-  if (!workload || !out || !err)
+  std::array<int, 2> ends{-1, -1};
+  (void)pipe2(ends.data(), O_CLOEXEC);
+  const UniqueFd to_hold(ends[0]);
+  UniqueFd lifeline(ends[1]);
+  if (!workload || !out || !err || !lifeline)
     return Error{"keep what is to be checked", errno, {}};
   Program program{.arguments = {"/proc/self/exe", "check", "--" + check.option, "--pid",
                                 std::to_string(postmaster), "--database", check.database, "--user",
                                 check.user, "--iterations", std::to_string(check.iterations),
-                                "--file", "-", "--format", "json"},
+                                "--file", "-", "--format", "json", "--lifeline",
+                                std::to_string(to_hold.get())},
                   // Not as an argument, which everybody sees: it may have a password.
                   .environment = {"PGMEMTRACE_DSN=" + options_.dsn},
                   .input = workload.get(),
                   .output = out.get(),
                   .errors = err.get(),
+                  .inherited = {to_hold.get()},
                   .keeps_capabilities = true};
   if (const char *directory = std::getenv("TMPDIR"))
     program.environment.push_back(fmt::format("TMPDIR={}", directory));
@@ -107,7 +115,7 @@ Result<CopyChecks::Running> CopyChecks::start(pid_t postmaster, const Asked &ask
   auto child = Child::start(program);
   if (!child)
     return child.error();
-  return Running{asked, std::move(*child), std::move(out), std::move(err)};
+  return Running{asked, std::move(*child), std::move(out), std::move(err), std::move(lifeline)};
 }
 
 Result<> CopyChecks::ask(pid_t postmaster, const ProcessId &asker, const Request &request)
@@ -159,7 +167,7 @@ std::vector<CopyChecks::Ended> CopyChecks::take()
 // It removes its copy, which may take a moment.
 void CopyChecks::end(Running running)
 {
-  running.child.signal(SIGTERM);
+  running.lifeline = UniqueFd();
   ending_.push_back(std::move(running));
 }
 

@@ -53,6 +53,7 @@ private:
     Asked asked;
     Child child;
     UniqueFd out, err;
+    UniqueFd lifeline; // closed, it ends: as another user it takes no signals from us
   };
 
   Result<Running> start(pid_t postmaster, const Asked &asked) const;

@@ -96,8 +96,8 @@ Child::~Child()
 {
   if (pid_ < 0 || status_)
     return;
-  signal(SIGKILL);
-  (void)reap(0);
+  // Where it became somebody else, who may not be sent signals, it cannot be waited for.
+  (void)reap(kill(pid_, SIGKILL) == 0 ? 0 : WNOHANG);
 }
 
 Result<Child> Child::start(const Program &program)

@@ -22,8 +22,8 @@ struct Program {
   int input = -1;                  // -1: nothing
   int output = -1;                 // what it prints; -1: where we do
   int errors = -1;                 // -1: as output
-  bool keeps_capabilities = false; // ours; else it has none
   std::vector<int> inherited;      // descriptors that it gets, under the same numbers
+  bool keeps_capabilities = false; // ours; else it has none
   int end_with_us = SIGTERM;       // what it is sent when this thread ends, whatever ends it
 };
 

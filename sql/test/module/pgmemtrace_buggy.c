@@ -274,12 +274,12 @@ Datum buggy_hold_text(PG_FUNCTION_ARGS)
 Datum buggy_unchecked_malloc(PG_FUNCTION_ARGS)
 {
   int32 bytes = PG_GETARG_INT32(0);
-  char *volatile memory = malloc(bytes); /* or the compiler sees that nobody reads it */
+  volatile char *memory = malloc(bytes); /* or nothing is written: nobody reads it */
 
   if (REPAIRED && memory == NULL)
     ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
   for (int32 i = 0; i < bytes; i++)
     memory[i] = 1;
-  free(memory);
+  free((char *)memory);
   PG_RETURN_INT32(bytes);
 }
