@@ -92,6 +92,15 @@ TEST(Request, reads_what_the_extension_writes)
                     R"("within_transaction":true})");
   ASSERT_TRUE(within);
   EXPECT_TRUE(within->window.within_transaction);
+  const auto check = parse_request(
+      12, PGMT_REQUEST_CHECK_ON_COPY,
+      R"({"backend_pid":42,"check":"oom_simulation","database":"shop","user":"ann","iterations":7,"workload":"SELECT 1"})");
+  ASSERT_TRUE(check);
+  EXPECT_EQ(check->check.option, "oom");
+  EXPECT_EQ(check->check.database, "shop");
+  EXPECT_EQ(check->check.user, "ann");
+  EXPECT_EQ(check->check.iterations, 7U);
+  EXPECT_EQ(check->check.workload, "SELECT 1");
   EXPECT_TRUE(parse_request(9, 15, R"({"backend_pid":42,"what":[1]})")); // a younger extension's
 }
 
@@ -117,6 +126,14 @@ TEST(Request, refuses_what_is_not_of_the_protocol)
        })
     EXPECT_FALSE(parse_request(1, PGMT_REQUEST_BEGIN_WINDOW, json)) << json;
   EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CONTEXTS, R"({"backend_pid":1,"pid":1e99})"));
+  for (const char *wrong :
+       {R"("check":"rm -rf /","database":"d","user":"u","iterations":1,"workload":"w")",
+        R"("check":"oom_simulation","database":7,"user":"u","iterations":1,"workload":"w")",
+        R"("check":"oom_simulation","database":"d","user":"u","iterations":0,"workload":"w")",
+        R"("check":"oom_simulation","database":"d","user":"u","iterations":1)"})
+    EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CHECK_ON_COPY,
+                               std::string(R"({"backend_pid":1,)") + wrong + "}"))
+        << wrong;
   for (const std::string iterations : {"-1", "1.5", "null"})
     EXPECT_FALSE(parse_request(1, PGMT_REQUEST_CHECKPOINT,
                                R"({"backend_pid":1,"iterations":)" + iterations + "}"));
