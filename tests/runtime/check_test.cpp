@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 
+#include "support/container.h"
 #include "support/copy_test.h"
 
 namespace pgmemtrace::test {
@@ -320,6 +321,49 @@ TEST_F(CheckTest, what_a_killed_check_leaves_goes_with_the_next_one)
   EXPECT_EQ(folders().size(), 1U); // that of the one that lives
   EXPECT_EQ(beside->stop(SIGINT), 3);
   EXPECT_THAT(folders(), IsEmpty());
+}
+
+TEST_F(CheckTest, a_server_in_a_container_has_its_copy_in_there)
+{
+  if (cluster().major().root != "/")
+    GTEST_SKIP() << "containers here are of the host's image";
+  const auto container = Container::create();
+  ASSERT_TRUE(container) << to_string(container.error());
+  auto server = (*container)->start_server(copy().options());
+  ASSERT_TRUE(server) << to_string(server.error()) << server.error().hint;
+  auto session = PostgresCopy::create_tester(**server);
+  const auto in_there = [&] {
+    int copies = 0;
+    for (const auto &entry : fs::directory_iterator((*container)->root() / "tmp"))
+      copies += entry.path().filename().string().starts_with("pgmemtrace-copy.") ? 1 : 0;
+    return copies;
+  };
+  std::vector<std::string> argv{pgmemtrace_binary(),
+                                "check",
+                                "--use-after-reset",
+                                "--pid",
+                                std::to_string((*server)->postmaster_pid()),
+                                "--user",
+                                "tester",
+                                "--sql",
+                                "SELECT hold_pointer()",
+                                "--copy-dir",
+                                "/tmp",
+                                "--format",
+                                "json"};
+  const auto found = run_command(argv, {.limit = 120s, .user = {}, .env = {}});
+  EXPECT_EQ(found.status, 1) << found.err;
+  EXPECT_THAT(found.out,
+              AllOf(HasSubstr("\"buggy_hold_pointer\""), HasSubstr("pgmemtrace_buggy.so")));
+  EXPECT_EQ(in_there(), 0);
+
+  argv[8] = "SELECT pg_sleep(600)";
+  auto running = start_daemon({argv.begin() + 1, argv.end()});
+  ASSERT_TRUE(running);
+  EXPECT_TRUE(eventually([&] { return in_there() == 1; }));
+  EXPECT_EQ(running->stop(SIGTERM), 3);
+  EXPECT_EQ(in_there(), 0);
+  server->reset();
 }
 
 // ---- for those who ask in SQL ------------------------------------------------------------

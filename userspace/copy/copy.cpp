@@ -64,7 +64,7 @@ constexpr std::string_view kSettings[] = {
     "lc_messages=C",
     "huge_pages=off",
     "shared_buffers=32MB",
-    "max_connections=20",
+    "max_connections=100",
     "superuser_reserved_connections=3",
 };
 

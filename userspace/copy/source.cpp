@@ -101,7 +101,8 @@ Result<Source> find_source(const Server &server, const std::string &dsn)
 
 Result<> become_owner(const Source &source)
 {
-  const auto [uid, gid] = *source.login.owner;
+  const uid_t uid = source.login.owner->uid;
+  const gid_t gid = source.login.owner->gid;
   const auto failed = [&] {
     return Error{fmt::format("become the user that runs the server, number {}", uid), errno,
                  "run as root, or as that user"};

@@ -96,11 +96,12 @@ Result<CopyChecks::Running> CopyChecks::start(pid_t postmaster, const Asked &ask
   UniqueFd lifeline(ends[1]);
   if (!workload || !out || !err || !lifeline)
     return Error{"keep what is to be checked", errno, {}};
-  Program program{.arguments = {"/proc/self/exe", "check", "--" + check.option, "--pid",
-                                std::to_string(postmaster), "--database", check.database, "--user",
-                                check.user, "--iterations", std::to_string(check.iterations),
-                                "--file", "-", "--format", "json", "--lifeline",
-                                std::to_string(to_hold.get())},
+  Program program{.arguments = {"/proc/self/exe", "check", "--" + check.option,
+                                fmt::format("--pid={}", postmaster),
+                                // In one word each: a role may be called like an option.
+                                "--database=" + check.database, "--user=" + check.user,
+                                fmt::format("--iterations={}", check.iterations), "--file=-",
+                                "--format=json", fmt::format("--lifeline={}", to_hold.get())},
                   // Not as an argument, which everybody sees: it may have a password.
                   .environment = {"PGMEMTRACE_DSN=" + options_.dsn},
                   .input = workload.get(),
@@ -111,7 +112,7 @@ Result<CopyChecks::Running> CopyChecks::start(pid_t postmaster, const Asked &ask
   if (const char *directory = std::getenv("TMPDIR"))
     program.environment.push_back(fmt::format("TMPDIR={}", directory));
   if (!options_.directory.empty())
-    program.arguments.insert(program.arguments.end(), {"--copy-dir", options_.directory});
+    program.arguments.push_back("--copy-dir=" + options_.directory);
   auto child = Child::start(program);
   if (!child)
     return child.error();
