@@ -82,6 +82,7 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 /* Offsets in the kernel's own task_struct; 0: not known. */
 const volatile __u32 task_real_parent = 0;
 const volatile __u32 task_tgid = 0;
+const volatile __u32 task_cpu_ns = 0;
 
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
@@ -93,7 +94,8 @@ const volatile __u8 argument_registers[PGMT_PROBES][PGMT_PROBE_ARGUMENTS] = {};
 const volatile __u64 detail_every_ns = 10 * 1000 * 1000; /* close looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000;	 /* per process */
 const volatile __u64 baseline_every_ns = 1000000000;	 /* walks outside statements */
-const volatile __u64 walk_share = 1000;			 /* a walk may take 1/1000 of the time */
+const volatile __u64 walk_share = 1000; /* a walk may take 1/1000 of the CPU time */
+const volatile __u64 idle_walk_share = 16000; /* ... or that of the time, where it mostly waits */
 const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
 
@@ -783,10 +785,29 @@ static long walk_step(__u64 index, struct walk_frame *frame)
 	return !w->node;
 }
 
-/* Is the cost of the last walk small against the time since then? */
+/* CPU time of this thread, as of the last tick or switch; 0: this kernel does not tell where. */
+static __always_inline __u64 cpu_time(void)
+{
+	__u64 ns = 0;
+
+	if (task_cpu_ns)
+		bpf_probe_read_kernel(&ns, sizeof(ns),
+				      (void *)bpf_get_current_task() + task_cpu_ns);
+	return ns;
+}
+
+/*
+ * Is the cost of the last walk small against what has been done since then?  Time alone would
+ * let each of many sessions that wait for one another take its share of the same second.
+ */
 static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
 {
-	return now - p->walked_ns > p->walk_cost_ns * walk_share;
+	__u64 since = now - p->walked_ns;
+
+	if (since <= p->walk_cost_ns * walk_share)
+		return false;
+	return !task_cpu_ns || since > p->walk_cost_ns * idle_walk_share ||
+	       cpu_time() - p->walked_cpu_ns > p->walk_cost_ns * walk_share;
 }
 
 #define UNKNOWN_BYTES (~0ULL)
@@ -815,6 +836,7 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 	p->walk_contexts = w->contexts;
 	p->walk_bytes = w->bytes;
 	p->walked_ns = now;
+	p->walked_cpu_ns = cpu_time();
 	p->walk_cost_ns = bpf_ktime_get_ns() - now;
 	p->walk_total_ns += p->walk_cost_ns;
 	p->timed_ns = 0;

@@ -15,7 +15,6 @@
 #include "access/xact.h"
 #include "compat.h"
 #include "pgstat.h"
-#include "postmaster/interrupt.h"
 #include "storage/dsm.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -357,7 +356,6 @@ void pgmt_workload_main(Datum segment_handle)
   MemoryContext context;
   StringInfoData out;
 
-  pqsignal(SIGHUP, SignalHandlerForConfigReload);
   pqsignal(SIGTERM, die);
   BackgroundWorkerUnblockSignals();
   segment = dsm_attach(DatumGetUInt32(segment_handle));

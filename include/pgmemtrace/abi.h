@@ -499,6 +499,7 @@ struct pgmt_process {
 
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
+	__u64 walked_cpu_ns;	   /* CPU time of the thread then */
 	__u64 hits[PGMT_PROBES];
 
 	struct pgmt_root_state roots[PGMT_ROOTS];

@@ -135,11 +135,13 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   for (bpf_program *program : {object->progs.heap_enter, object->progs.heap_return})
     bpf_program__set_autoload(program, options.heap);
   knobs.no_frame_pointers = !options.frame_pointers;
-  if (options.select_only)
-    if (const auto task = task_struct_of_this_kernel()) {
+  if (const auto task = task_struct_of_this_kernel()) {
+    knobs.task_cpu_ns = task->cpu_ns;
+    if (options.select_only) {
       knobs.task_real_parent = task->real_parent;
       knobs.task_tgid = task->tgid;
     }
+  }
   knobs.root_variables[PGMT_ROOT_TOP] = globals.top_memory_context;
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
