@@ -94,10 +94,10 @@ const volatile __u8 argument_registers[PGMT_PROBES][PGMT_PROBE_ARGUMENTS] = {};
 const volatile __u64 detail_every_ns = 10 * 1000 * 1000; /* close looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000;	 /* per process */
 const volatile __u64 baseline_every_ns = 1000000000;	 /* walks outside statements */
-const volatile __u64 walk_share = 1000; /* a walk may take 1/1000 of the CPU time */
+const volatile __u64 walk_share = 1000;	      /* a walk may take 1/1000 of the CPU time */
 const volatile __u64 idle_walk_share = 16000; /* ... or that of the time, where it mostly waits */
-const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
-const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
+const volatile __u64 walk_min_bytes = 64 * 1024;       /* contexts worth keeping */
+const volatile __u64 peak_min_bytes = 8 * 1024 * 1024; /* statements worth an event */
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
 const volatile __u32 no_frame_pointers = 0;	/* the server was built without */
