@@ -82,6 +82,8 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 /* Offsets in the kernel's own task_struct; 0: not known. */
 const volatile __u32 task_real_parent = 0;
 const volatile __u32 task_tgid = 0;
+const volatile __u32 task_mm = 0;
+const volatile __u32 mm_brk = 0; /* in its mm_struct */
 
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};

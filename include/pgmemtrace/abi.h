@@ -431,6 +431,8 @@ enum pgmt_heap_call {
 	PGMT_HEAP_ALIGNED_ALLOC,  /* (alignment, size) */
 	PGMT_HEAP_POSIX_MEMALIGN, /* (where to put it, alignment, size) */
 	PGMT_HEAP_MMAP,		  /* (address, size, protection, flags) */
+	PGMT_HEAP_MREMAP,	  /* (address, old size, new size, flags) */
+	PGMT_HEAP_BRK,		  /* brk and sbrk: where the heap ended before and after tells */
 	PGMT_HEAP_FREE,		  /* (chunk); and all that follows does not wait for a return */
 	PGMT_HEAP_MUNMAP,	  /* (address, size) */
 	PGMT_HEAP_CALLS,
@@ -442,6 +444,7 @@ struct pgmt_heap {
 	__u64 returned;	 /* ... of those gained */
 	__u64 peak;	 /* the most that `gained` was ahead of `returned` */
 	__u64 unmatched; /* frees of what was there before, or was not kept */
+	__u64 mappings;	 /* so many live */
 };
 
 /* What one stack gained; or, as a chunk's, what it is counted in. */
@@ -460,6 +463,15 @@ struct pgmt_heap_sum {
 
 /* A chunk that lives; its key is a pgmt_context_key. */
 struct pgmt_heap_chunk {
+	__u64 bytes;
+	struct pgmt_heap_key key;
+};
+
+#define PGMT_MAPPINGS 1024 /* of a process that are known; a power of two */
+
+/* A stretch of address space that lives; its key has a number below PGMT_MAPPINGS. */
+struct pgmt_mapping {
+	__u64 start;
 	__u64 bytes;
 	struct pgmt_heap_key key;
 };
@@ -642,6 +654,7 @@ PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
 PGMT_ASSERT_SIZE(struct pgmt_query, 8 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_heap_key, 24);
 PGMT_ASSERT_SIZE(struct pgmt_heap_chunk, 32);
+PGMT_ASSERT_SIZE(struct pgmt_mapping, 40);
 PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
 PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);

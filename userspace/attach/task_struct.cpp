@@ -31,6 +31,16 @@ std::optional<std::uint32_t> bit_offset(const btf &types, std::uint32_t type_id,
   return std::nullopt;
 }
 
+// Bytes from the beginning of a struct.
+std::optional<std::uint32_t> offset_of(const btf &types, const char *name, std::string_view member)
+{
+  const int id = btf__find_by_name_kind(&types, name, BTF_KIND_STRUCT);
+  if (id < 0)
+    return std::nullopt;
+  const auto bits = bit_offset(types, static_cast<std::uint32_t>(id), member);
+  return bits ? std::optional(*bits / 8) : std::nullopt;
+}
+
 } // namespace
 
 std::optional<TaskStruct> task_struct_of_this_kernel()
@@ -38,17 +48,13 @@ std::optional<TaskStruct> task_struct_of_this_kernel()
   const std::unique_ptr<btf, decltype(&btf__free)> types(btf__load_vmlinux_btf(), btf__free);
   if (!types)
     return std::nullopt;
-  const int id = btf__find_by_name_kind(types.get(), "task_struct", BTF_KIND_STRUCT);
-  if (id < 0)
+  const auto real_parent = offset_of(*types, "task_struct", "real_parent");
+  const auto tgid = offset_of(*types, "task_struct", "tgid");
+  const auto mm = offset_of(*types, "task_struct", "mm");
+  const auto brk = offset_of(*types, "mm_struct", "brk");
+  if (!real_parent || !tgid || !mm || !brk)
     return std::nullopt;
-  const auto at = [&](std::string_view member) {
-    return bit_offset(*types, static_cast<std::uint32_t>(id), member);
-  };
-  const auto real_parent = at("real_parent");
-  const auto tgid = at("tgid");
-  if (!real_parent || !tgid)
-    return std::nullopt;
-  return TaskStruct{.real_parent = *real_parent / 8, .tgid = *tgid / 8};
+  return TaskStruct{.real_parent = *real_parent, .tgid = *tgid, .mm = *mm, .mm_brk = *brk};
 }
 
 } // namespace pgmemtrace
