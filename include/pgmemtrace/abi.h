@@ -296,6 +296,7 @@ struct pgmt_method_site {
 	__u16 owner_at;	     /* in a block: its context */
 	__u16 end_at;	     /* in a block: where it ends */
 	__u16 chunk_size_at; /* in a context of Slab: what all its chunks have */
+	__u16 node_at;	     /* in a block: what its context's list of blocks points to */
 };
 
 /* Code that asks for others: the caller is whoever called it.  Its frame pointer leads there. */
@@ -335,7 +336,7 @@ struct pgmt_calls {
 struct pgmt_held {
 	__u64 name;
 	__u64 generation;
-	__s64 bytes; /* Generation, Slab: less than 0 if older chunks were freed */
+	__s64 bytes;
 	__s64 chunks;
 };
 
@@ -353,7 +354,7 @@ struct pgmt_life {
 	__u64 chunks;
 };
 
-/* A chunk of a tracked AllocSet; the key's address is what palloc returned. */
+/* A chunk of a tracked context (not Bump); the key's address is what palloc returned. */
 struct pgmt_chunk {
 	__u64 context;
 	__u64 generation;
@@ -366,8 +367,8 @@ struct pgmt_pending {
 	struct pgmt_chunk chunk; /* context 0: there is none */
 	__u64 name;
 	__u64 site;   /* index of the method */
-	__u64 after;  /* its block comes behind this one; 0: it becomes the context's first */
-	__u64 before; /* what was there; 0: it does not matter */
+	__u64 at;     /* where the pointer to its block will be */
+	__u64 before; /* what is there; 0: it does not matter */
 };
 
 /* Scratch space of one request. */
