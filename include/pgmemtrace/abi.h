@@ -422,6 +422,16 @@ struct pgmt_query {
 	char text[PGMT_QUERY_LEN]; /* its beginning */
 };
 
+/* State of a text that is being hashed. */
+struct pgmt_text_hash {
+	__u64 hash;
+	__u64 trimmed; /* the hash without what may follow a statement: blanks and semicolons */
+	__u32 quoted;  /* within '...' */
+	__u32 named;   /* within a name, whose digits belong to it */
+	__u32 literal; /* a backslash within quotes: nothing is left out from here on */
+	__u32 unused;
+};
+
 /* ---- level malloc: bpf/malloc.bpf.h ---- */
 
 /* What a probed function does; the cookie of its probes. */
@@ -557,6 +567,7 @@ struct pgmt_process {
 	/* private to the kernel half: uprobe programs may be preempted, so scratch space is
 	 * per process, never per CPU */
 	struct pgmt_walk walk;
+	struct pgmt_text_hash text_hash;
 	__u64 scratch[16];
 	struct pgmt_growth_key growth_key;
 	struct pgmt_growth growth;

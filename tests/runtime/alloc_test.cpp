@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 
 #include "collect/alloc_reader.h"
+#include "collect/bpf_hash.h"
 #include "support/c_functions.h"
 #include "support/kernel.h"
 #include "support/runtime_test.h"
