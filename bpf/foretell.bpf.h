@@ -83,8 +83,9 @@ static __always_inline __u64 spare_end(struct pgmt_request *r, __u64 block, __u6
 {
 	__u32 chunks = 0;
 
-	if (!block || bpf_probe_read_user(&chunks, sizeof(chunks),
-					  (void *)(block + FIELD(GenerationBlock, nchunks))) ||
+	if (!block ||
+	    bpf_probe_read_user(&chunks, sizeof(chunks),
+				(void *)(block + FIELD(GenerationBlock, nchunks))) ||
 	    chunks)
 		return 0;
 	return generation_end(r, block, bytes);
@@ -104,8 +105,8 @@ static __noinline __u64 foretell_generation(struct pgmt_process *p,
 		chunk = generation_end(r, SET_WORD(r, FIELD(GenerationContext, block)), bytes);
 		if (!chunk &&
 		    bpf_core_field_exists(((struct GenerationContext *)0)->freeblock)) /* 15 */
-			chunk = spare_end(r, SET_WORD(r, FIELD(GenerationContext, freeblock)),
-					  bytes);
+			chunk =
+			    spare_end(r, SET_WORD(r, FIELD(GenerationContext, freeblock)), bytes);
 		if (!chunk &&
 		    bpf_core_field_exists(((struct GenerationContext *)0)->keeper)) /* 15, 16 */
 			chunk = spare_end(r, SET_WORD(r, FIELD(GenerationContext, keeper)), bytes);
@@ -132,8 +133,8 @@ static __noinline __u64 foretell_in_lists(struct pgmt_request *r,
 	lists = r->context + FIELD(SlabContext, freelist) + FIRST_OF_LIST;
 	least = SET_FIELD(r, SlabContext, minFreeChunks);
 	if (!least) /* a new block goes where it belongs without its first chunk */
-		return first_in_block(
-			r, lists + (SET_FIELD(r, SlabContext, chunksPerBlock) - 1) * LIST_SIZE);
+		return first_in_block(r, lists + (SET_FIELD(r, SlabContext, chunksPerBlock) - 1) *
+						     LIST_SIZE);
 	block = read_word(lists + least * LIST_SIZE) - site->node_at;
 	if (bpf_probe_read_user(&index, sizeof(index),
 				(void *)(block + FIELD(SlabBlock, firstFreeChunk))))

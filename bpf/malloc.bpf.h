@@ -13,8 +13,8 @@
  *
  * What mmap and its kin give is in mappings.bpf.h.
  *
- * The library calls itself: realloc(NULL) is malloc, malloc maps memory or moves the break.  Only the
- * outermost call counts; one within it lies deeper on the stack.
+ * The library calls itself: realloc(NULL) is malloc, malloc maps memory or moves the break.  Only
+ * the outermost call counts; one within it lies deeper on the stack.
  */
 
 struct {

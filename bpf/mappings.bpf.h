@@ -2,14 +2,14 @@
 /*
  * mappings.bpf.h - level malloc: memory taken from the kernel, by mmap, mremap, sbrk and brk.
  *
- * A part of malloc.bpf.h.  Unlike chunks, mappings are given back in parts, from either end and from
- * the middle, and several at once.  So they are kept as stretches that can be cut, in numbered
+ * A part of malloc.bpf.h.  Unlike chunks, mappings are given back in parts, from either end and
+ * from the middle, and several at once.  So they are kept as stretches that can be cut, in numbered
  * slots of each process which are looked through: few processes have more than a handful.
  *
  *   mappings  (tgid, number) -> a stretch, and whose it is
  *
- * What malloc takes for itself does not come here: it is the inner one of two calls, or (free) gives
- * back what nobody knows.
+ * What malloc takes for itself does not come here: it is the inner one of two calls, or (free)
+ * gives back what nobody knows.
  */
 
 struct {

@@ -3,10 +3,10 @@
  * query.bpf.h - which statement asked for memory: the client's, not those within its functions.
  *
  * A part of pgmemtrace.bpf.c; used with by_query alone.  A statement's text is looked at once, when
- * the first growth of it is seen.  Statements that differ in numbers, in quoted text and in how they
- * end (what pg_stat_activity shows has its semicolon, what the executor knows has not) share a key
- * of the map, so that it holds kinds of statements and not each one; the daemon tells them apart
- * further, or puts them together, by their ids and texts.
+ * the first growth of it is seen.  Statements that differ in numbers, in quoted text and in how
+ * they end (what pg_stat_activity shows has its semicolon, what the executor knows has not) share a
+ * key of the map, so that it holds kinds of statements and not each one; the daemon tells them
+ * apart further, or puts them together, by their ids and texts.
  */
 
 struct {
