@@ -52,6 +52,52 @@ struct AllocSetContext {
 	unsigned long allocChunkLimit;
 };
 
+struct dlist_node {
+	struct dlist_node *prev;
+	struct dlist_node *next;
+};
+
+struct dlist_head {
+	struct dlist_node head;
+};
+
+struct dclist_head {
+	struct dlist_head dlist;
+	unsigned int count;
+};
+
+struct GenerationBlock {
+	int nchunks;
+	char *freeptr;
+	char *endptr;
+};
+
+struct GenerationContext {
+	unsigned long blockSize; /* 13, 14 */
+	unsigned long allocChunkLimit;
+	struct GenerationBlock *block;
+	struct GenerationBlock *freeblock; /* 15 */
+	struct GenerationBlock *keeper;	   /* 15, 16 */
+	struct dlist_head blocks;
+};
+
+struct SlabBlock {
+	int firstFreeChunk; /* up to 15 */
+	void *freehead;
+	void *unused;
+};
+
+struct SlabContext {
+	unsigned long fullChunkSize;
+	int chunksPerBlock;
+	int minFreeChunks; /* this and the next one: up to 15 */
+	struct dlist_head freelist[1];
+	int curBlocklistIndex;
+	int blocklist_shift;
+	struct dclist_head emptyblocks;
+	struct dlist_head blocklist[3];
+};
+
 struct PlannedStmt {
 	unsigned long queryId;
 	int stmt_location;
@@ -83,6 +129,8 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 const volatile __u32 task_real_parent = 0;
 const volatile __u32 task_tgid = 0;
 const volatile __u32 task_cpu_ns = 0;
+const volatile __u32 task_mm = 0;
+const volatile __u32 mm_brk = 0; /* in its mm_struct */
 
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
