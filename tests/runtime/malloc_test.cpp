@@ -178,6 +178,19 @@ TEST_F(MallocTest, mappings_beyond_those_that_are_kept_are_said_so)
   EXPECT_EQ(live + report["lost"]["chunks_full"].get<std::int64_t>(), 1100);
 }
 
+TEST_F(MallocTest, what_was_given_back_unseen_is_noticed_when_its_place_is_taken)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  hold(session, "mmap", 1, 20'000);
+  session.exec("SELECT change_mapping('unseen')");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_EQ(live_by_function(report),
+            (std::map<std::string, std::int64_t>{{"change_mapping", 20'000}}));
+  EXPECT_EQ(report["lost"]["heap_stale"], 1);
+}
+
 // What was there before may move: it changes no number.
 TEST_F(MallocTest, mappings_that_are_not_known_change_nothing)
 {
