@@ -138,16 +138,22 @@ static __always_inline bool read_owner(struct pgmt_process *p, struct pgmt_reque
 	return true;
 }
 
-/* Larger chunks of an AllocSet have a block of their own.  8 bytes wide up to 16, then 4. */
+/* A field of the context in `set`, 4 or 8 bytes wide: that depends on the major. */
+#define SET_FIELD(r, type, field)                                                                  \
+	narrow(SET_WORD(r, FIELD(type, field)), FIELD(type, field),                                \
+	       bpf_core_field_size(((struct type *)0)->field))
+
+static __always_inline __u64 narrow(__u64 word, __u32 offset, __u32 size)
+{
+	if (offset & 4)
+		word >>= 32;
+	return size == 4 ? (__u32)word : word;
+}
+
+/* Larger chunks of an AllocSet have a block of their own. */
 static __always_inline __u64 chunk_limit(struct pgmt_request *r)
 {
-	__u64 limit = SET_WORD(r, FIELD(AllocSetContext, allocChunkLimit));
-
-	if (FIELD(AllocSetContext, allocChunkLimit) & 4)
-		limit >>= 32;
-	if (bpf_core_field_size(((struct AllocSetContext *)0)->allocChunkLimit) == 4)
-		limit = (__u32)limit;
-	return limit;
+	return SET_FIELD(r, AllocSetContext, allocChunkLimit);
 }
 
 /* Of a chunk for so much. */

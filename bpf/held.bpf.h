@@ -181,54 +181,23 @@ static __noinline void keep_chunk(struct pgmt_process *p, __u64 address, struct 
 	live(p, chunk, held);
 }
 
-#define SET_BLOCKS FIELD(AllocSetContext, blocks)
-#define BLOCK_NEXT FIELD(AllocBlockData, next)
-#define FREE_LISTS 11
-
-static __always_inline __u64 free_chunk(struct pgmt_request *r)
-{
-	__u32 list = 0;
-
-	for (__u64 bytes = 8; bytes < r->bytes && list < FREE_LISTS - 1; bytes <<= 1)
-		list++;
-	return SET_WORD(r, FIELD(AllocSetContext, freelist) + list * 8);
-}
-
-/* What AllocSetAlloc will return, as it decides it (PostgreSQL aset.c, 13 to 18).  0: the first
- * chunk of a block that is not there yet: `pending` says where it will be. */
-static __noinline __u64 foretell(struct pgmt_process *p,
-				 const volatile struct pgmt_method_site *site)
-{
-	__u64 head, chunk;
-	struct pgmt_request *r;
-
-	if (!p)
-		return 0;
-	r = &p->request;
-	head = SET_WORD(r, SET_BLOCKS);
-	if (r->size > chunk_limit(r)) {
-		r->pending.after = head;
-		r->pending.before = read_word(head + BLOCK_NEXT);
-		return 0;
-	}
-	chunk = free_chunk(r);
-	if (chunk)
-		return chunk + site->chunk_header;
-	if (!bpf_probe_read_user(r->frame, sizeof(r->frame),
-				 (void *)(head + FIELD(AllocBlockData, freeptr))) &&
-	    r->frame[1] - r->frame[0] >= r->bytes + site->chunk_header &&
-	    r->frame[1] >= r->frame[0])
-		return r->frame[0] + site->chunk_header;
-	r->pending.after = 0;
-	r->pending.before = head;
-	return 0;
-}
+#include "foretell.bpf.h"
 
 static __always_inline void wait_for_chunk(struct pt_regs *ctx, struct pgmt_request *r)
 {
 	r->pending.chunk = r->chunk_value;
 	r->pending.name = r->name;
 	r->pending.site = bpf_get_attach_cookie(ctx) & (PGMT_METHOD_SITES - 1);
+}
+
+/* Up to 15 a block of Generation and of Slab does not say whose it is, and GenerationFree begins
+ * with taking a chunk's context away: it is the chunk that says which block it is in. */
+static __always_inline bool is_owned(struct pgmt_request *r, __u64 block,
+				     const volatile struct pgmt_method_site *site)
+{
+	if (chunk_value_shift || site->allocator == PGMT_ALLOC_SET)
+		return read_word(block + site->owner_at) == r->context;
+	return read_word(r->chunk - 2 * sizeof(__u64)) == block;
 }
 
 /* The request before this one is over: its block is there, or it failed. */
@@ -246,10 +215,11 @@ static __noinline void find_pending(struct pgmt_process *p)
 	pending = &r->pending;
 	site = &methods[pending->site & (PGMT_METHOD_SITES - 1)];
 	r->context = pending->chunk.context;
+	r->bytes = 0;
 	pending->chunk.context = 0;
-	block = read_word(pending->after ? pending->after + BLOCK_NEXT : r->context + SET_BLOCKS);
-	r->chunk = block + site->block_header + site->chunk_header;
-	if (!block || block == pending->before || read_word(block + site->owner_at) != r->context ||
+	block = read_word(pending->at);
+	r->chunk = block - site->node_at + site->block_header + site->chunk_header;
+	if (!block || block == pending->before || !is_owned(r, block - site->node_at, site) ||
 	    !find_owner(r, site) || !read_bytes(r, site) ||
 	    (pending->before && r->bytes != pending->chunk.bytes)) {
 		lose(PGMT_LOSS_CHUNK_UNKNOWN);
@@ -280,10 +250,9 @@ static __noinline void track_alloc(struct pt_regs *ctx, struct pgmt_process *p,
 	r->chunk_value.context = r->context;
 	r->chunk_value.asker = r->asker;
 	r->chunk_value.bytes = r->bytes;
-	if (site->allocator != PGMT_ALLOC_SET) {
+	if (site->allocator == PGMT_BUMP) { /* never freed one by one */
 		hold(p, held, &r->asker, r->bytes);
-		if (site->allocator == PGMT_BUMP) /* never freed one by one */
-			live(p, &r->chunk_value, held);
+		live(p, &r->chunk_value, held);
 		return;
 	}
 	chunk = foretell(p, site);
@@ -293,8 +262,7 @@ static __noinline void track_alloc(struct pt_regs *ctx, struct pgmt_process *p,
 		wait_for_chunk(ctx, r);
 }
 
-static __noinline void track_free(struct pgmt_process *p,
-				  const volatile struct pgmt_method_site *site)
+static __noinline void track_free(struct pgmt_process *p)
 {
 	struct pgmt_request *r;
 	struct pgmt_chunk *chunk;
@@ -306,10 +274,6 @@ static __noinline void track_free(struct pgmt_process *p,
 	held = held_of(p, r->context, r->name);
 	if (!held)
 		return;
-	if (site->allocator != PGMT_ALLOC_SET) {
-		release(p, held, r->bytes);
-		return;
-	}
 	r->key.address = r->chunk;
 	chunk = bpf_map_lookup_elem(&chunks, &r->key);
 	if (!is_of(chunk, r->context, held))
@@ -321,8 +285,8 @@ static __noinline void track_free(struct pgmt_process *p,
 	bpf_map_delete_elem(&chunks, &r->key);
 }
 
-/* Small chunks stay, or are replaced by requests of the method's own.  The block of a large one is
- * given to realloc, and keeps its neighbours. */
+/* Small chunks, and those of other allocators, stay, or are replaced by requests of the method's
+ * own.  The block of a large one is given to realloc, and keeps its neighbours. */
 static __noinline void track_realloc(struct pt_regs *ctx, struct pgmt_process *p,
 				     const volatile struct pgmt_method_site *site)
 {
@@ -346,8 +310,8 @@ static __noinline void track_realloc(struct pt_regs *ctx, struct pgmt_process *p
 	bpf_map_delete_elem(&chunks, &r->key);
 	wait_for_chunk(ctx, r);
 	r->pending.before = 0;
-	r->pending.after = read_word(r->chunk - site->chunk_header - site->block_header +
-				     FIELD(AllocBlockData, prev));
+	r->pending.at = next_of(r, read_word(r->chunk - site->chunk_header - site->block_header +
+					     FIELD(AllocBlockData, prev)));
 }
 
 static __noinline void track_end(struct pgmt_process *p, bool deleted)
@@ -376,7 +340,7 @@ static __always_inline void track(struct pt_regs *ctx, struct pgmt_process *p,
 		track_alloc(ctx, p, site);
 		break;
 	case PGMT_METHOD_FREE:
-		track_free(p, site);
+		track_free(p);
 		break;
 	case PGMT_METHOD_REALLOC:
 		track_realloc(ctx, p, site);

@@ -11,8 +11,10 @@
  *   heap_chunks  (tgid, address) -> size, and whose it is
  *   sums    (stack, query) -> bytes gained and returned
  *
- * The library calls itself: realloc(NULL) is malloc, malloc maps memory.  Only the outermost call
- * counts; one within it lies deeper on the stack.
+ * What mmap and its kin give is in mappings.bpf.h.
+ *
+ * The library calls itself: realloc(NULL) is malloc, malloc maps memory or moves the break.  Only
+ * the outermost call counts; one within it lies deeper on the stack.
  */
 
 struct {
@@ -42,11 +44,18 @@ struct {
 struct heap_call {
 	__u64 sp; /* stack pointer at the entry; 0: none is under way */
 	__u64 bytes;
-	__u64 old; /* realloc's chunk; posix_memalign's place for the result */
+	__u64 old; /* realloc's chunk; posix_memalign's place for the result; what mremap moves; the
+		    * break before */
+	__u64 old_bytes; /* of what mremap moves */
 	__u64 kind;
+	__u32 counts;	/* what it gives; else only what that replaces */
+	__u32 replaces; /* it may lie where something else is */
 	struct pgmt_context_key place;
 	struct pgmt_heap_chunk chunk;
 	struct pgmt_heap_sum none; /* all zero */
+	struct pgmt_mapping mapping;
+	__u64 from, to;	   /* what is being cut */
+	__u64 seen, found; /* so far: mappings, and those that are concerned */
 	struct pgmt_stack stack;
 };
 
@@ -111,29 +120,36 @@ static __always_inline __u64 asking_task(__u64 tgid)
 	return asking(p);
 }
 
-/* ---- the chunks ---- */
+/* ---- what it comes to ---- */
 
-/* The chunk at call->place is gone. */
-static __noinline void forget_chunk(struct pgmt_heap *heap, struct heap_call *call, __u64 address)
+/* `chunks`: of them that are gone as a whole. */
+static __noinline void returns(struct pgmt_heap *heap, const struct pgmt_heap_key *key, __u64 bytes,
+			       __s64 chunks)
 {
 	struct pgmt_heap_sum *sum;
-	struct pgmt_heap_chunk *chunk;
 
-	if (!heap || !call)
+	if (!heap || !key)
 		return;
-	call->place.address = address;
-	chunk = bpf_map_lookup_elem(&heap_chunks, &call->place);
-	if (!chunk) {
-		__sync_fetch_and_add(&heap->unmatched, 1);
+	__sync_fetch_and_add(&heap->returned, bytes);
+	sum = bpf_map_lookup_elem(&sums, key);
+	if (!sum)
 		return;
+	__sync_fetch_and_add(&sum->returned, bytes);
+	__sync_fetch_and_add(&sum->chunks_returned, chunks);
+}
+
+static __always_inline void gains(struct pgmt_heap *heap, struct pgmt_heap_sum *sum, __u64 bytes)
+{
+	__s64 beyond;
+
+	__sync_fetch_and_add(&heap->gained, bytes);
+	__sync_fetch_and_add(&sum->gained, bytes);
+	__sync_fetch_and_add(&sum->chunks, 1);
+	beyond = (__s64)(heap->gained - heap->returned - heap->peak);
+	if (beyond > 0) {
+		__sync_fetch_and_add(&heap->peak, beyond);
+		__sync_fetch_and_add(&sum->raised, beyond);
 	}
-	__sync_fetch_and_add(&heap->returned, chunk->bytes);
-	sum = bpf_map_lookup_elem(&sums, &chunk->key);
-	if (sum) {
-		__sync_fetch_and_add(&sum->returned, chunk->bytes);
-		__sync_fetch_and_add(&sum->chunks_returned, 1);
-	}
-	bpf_map_delete_elem(&heap_chunks, &call->place);
 }
 
 static __noinline struct pgmt_heap_sum *sum_of(struct heap_call *call)
@@ -149,10 +165,28 @@ static __noinline struct pgmt_heap_sum *sum_of(struct heap_call *call)
 	return bpf_map_lookup_elem(&sums, &call->chunk.key);
 }
 
+/* ---- the chunks ---- */
+
+/* The chunk at `address` is gone. */
+static __noinline void forget_chunk(struct pgmt_heap *heap, struct heap_call *call, __u64 address)
+{
+	struct pgmt_heap_chunk *chunk;
+
+	if (!heap || !call)
+		return;
+	call->place.address = address;
+	chunk = bpf_map_lookup_elem(&heap_chunks, &call->place);
+	if (!chunk) {
+		__sync_fetch_and_add(&heap->unmatched, 1);
+		return;
+	}
+	returns(heap, &chunk->key, chunk->bytes, 1);
+	bpf_map_delete_elem(&heap_chunks, &call->place);
+}
+
 static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *call, __u64 address)
 {
 	struct pgmt_heap_sum *sum;
-	__s64 beyond;
 
 	if (!heap || !call)
 		return;
@@ -171,19 +205,18 @@ static __noinline void remember_chunk(struct pgmt_heap *heap, struct heap_call *
 		lose(PGMT_LOSS_CHUNKS_FULL);
 		return;
 	}
-	__sync_fetch_and_add(&heap->gained, call->bytes);
-	__sync_fetch_and_add(&sum->gained, call->bytes);
-	__sync_fetch_and_add(&sum->chunks, 1);
-	beyond = (__s64)(heap->gained - heap->returned - heap->peak);
-	if (beyond > 0) {
-		__sync_fetch_and_add(&heap->peak, beyond);
-		__sync_fetch_and_add(&sum->raised, beyond);
-	}
+	gains(heap, sum, call->bytes);
 }
+
+#include "mappings.bpf.h"
 
 /* ---- the calls ---- */
 
-#define PRIVATE_ANONYMOUS 0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */
+/* Linux uapi/asm-generic/mman-common.h, mman.h */
+#define MAP_KIND 0x2f /* MAP_TYPE | MAP_ANONYMOUS */
+#define PRIVATE_ANONYMOUS 0x22
+#define MAP_FIXED 0x10
+#define MREMAP_FIXED 2
 
 /* False: nothing that counts. */
 static __always_inline bool note_arguments(struct pt_regs *ctx, struct heap_call *call)
@@ -192,6 +225,7 @@ static __always_inline bool note_arguments(struct pt_regs *ctx, struct heap_call
 
 	call->old = first;
 	call->bytes = second;
+	call->counts = 1;
 	switch (call->kind) {
 	case PGMT_HEAP_MALLOC:
 		call->bytes = first;
@@ -203,25 +237,21 @@ static __always_inline bool note_arguments(struct pt_regs *ctx, struct heap_call
 		call->bytes = PT_REGS_PARM3(ctx);
 		return true;
 	case PGMT_HEAP_MMAP:
-		return (PT_REGS_PARM4(ctx) & PRIVATE_ANONYMOUS) == PRIVATE_ANONYMOUS;
+		call->counts = (PT_REGS_PARM4(ctx) & MAP_KIND) == PRIVATE_ANONYMOUS;
+		call->replaces = !!(PT_REGS_PARM4(ctx) & MAP_FIXED);
+		return call->counts || call->replaces;
+	case PGMT_HEAP_MREMAP:
+		call->old_bytes = second;
+		call->bytes = PT_REGS_PARM3(ctx);
+		call->replaces = !!(PT_REGS_PARM4(ctx) & MREMAP_FIXED);
+		return true;
+	case PGMT_HEAP_BRK:
+		call->old = program_break();
+		call->replaces = 0;
+		return true;
 	default:
 		return true;
 	}
-}
-
-/* A part of a mapping that goes makes it smaller; its rest keeps its place. */
-static __noinline void unmap(struct pgmt_heap *heap, struct heap_call *call)
-{
-	struct pgmt_heap_chunk *chunk;
-
-	if (!heap || !call)
-		return;
-	call->place.address = call->old;
-	chunk = bpf_map_lookup_elem(&heap_chunks, &call->place);
-	if (chunk && chunk->bytes > ((call->bytes + 4095) & ~4095ULL))
-		lose(PGMT_LOSS_HEAP_STALE);
-	else if (chunk)
-		forget_chunk(heap, call, call->old);
 }
 
 SEC("?uprobe.multi")
@@ -257,11 +287,12 @@ int heap_enter(struct pt_regs *ctx)
 		return 0;
 	}
 	if (kind == PGMT_HEAP_MUNMAP) {
-		unmap(heap, call);
+		unmap_pages(heap, call);
 		return 0;
 	}
 	call->chunk.key.query = by_query ? asking_task(tgid) : PGMT_QUERY_NONE;
-	capture_call(ctx, call);
+	if (call->counts)
+		capture_call(ctx, call);
 	call->sp = PT_REGS_SP(ctx);
 	return 0;
 }
@@ -293,6 +324,11 @@ int heap_return(struct pt_regs *ctx)
 	if (!heap)
 		return 0;
 	address = outcome(ctx, call);
+	if (call->kind == PGMT_HEAP_MMAP || call->kind == PGMT_HEAP_MREMAP ||
+	    call->kind == PGMT_HEAP_BRK) {
+		mapped(heap, call, address);
+		return 0;
+	}
 	/* realloc to nothing is free; if it fails, the chunk stays what it was. */
 	if (call->kind == PGMT_HEAP_REALLOC && call->old && (address || !call->bytes))
 		forget_chunk(heap, call, call->old);

@@ -52,6 +52,52 @@ struct AllocSetContext {
 	unsigned long allocChunkLimit;
 };
 
+struct dlist_node {
+	struct dlist_node *prev;
+	struct dlist_node *next;
+};
+
+struct dlist_head {
+	struct dlist_node head;
+};
+
+struct dclist_head {
+	struct dlist_head dlist;
+	unsigned int count;
+};
+
+struct GenerationBlock {
+	int nchunks;
+	char *freeptr;
+	char *endptr;
+};
+
+struct GenerationContext {
+	unsigned long blockSize; /* 13, 14 */
+	unsigned long allocChunkLimit;
+	struct GenerationBlock *block;
+	struct GenerationBlock *freeblock; /* 15 */
+	struct GenerationBlock *keeper;	   /* 15, 16 */
+	struct dlist_head blocks;
+};
+
+struct SlabBlock {
+	int firstFreeChunk; /* up to 15 */
+	void *freehead;
+	void *unused;
+};
+
+struct SlabContext {
+	unsigned long fullChunkSize;
+	int chunksPerBlock;
+	int minFreeChunks; /* this and the next one: up to 15 */
+	struct dlist_head freelist[1];
+	int curBlocklistIndex;
+	int blocklist_shift;
+	struct dclist_head emptyblocks;
+	struct dlist_head blocklist[3];
+};
+
 struct PlannedStmt {
 	unsigned long queryId;
 	int stmt_location;
@@ -83,6 +129,8 @@ const volatile __u32 select_only = 0;  /* only processes in `selection` */
 const volatile __u32 task_real_parent = 0;
 const volatile __u32 task_tgid = 0;
 const volatile __u32 task_cpu_ns = 0;
+const volatile __u32 task_mm = 0;
+const volatile __u32 mm_brk = 0; /* in its mm_struct */
 
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
@@ -94,10 +142,10 @@ const volatile __u8 argument_registers[PGMT_PROBES][PGMT_PROBE_ARGUMENTS] = {};
 const volatile __u64 detail_every_ns = 10 * 1000 * 1000; /* close looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000;	 /* per process */
 const volatile __u64 baseline_every_ns = 1000000000;	 /* walks outside statements */
-const volatile __u64 walk_share = 1000; /* a walk may take 1/1000 of the CPU time */
+const volatile __u64 walk_share = 1000;	      /* a walk may take 1/1000 of the CPU time */
 const volatile __u64 idle_walk_share = 16000; /* ... or that of the time, where it mostly waits */
-const volatile __u64 walk_min_bytes = 64 * 1024;	 /* contexts worth keeping */
-const volatile __u64 peak_min_bytes = 8 * 1024 * 1024;	 /* statements worth an event */
+const volatile __u64 walk_min_bytes = 64 * 1024;       /* contexts worth keeping */
+const volatile __u64 peak_min_bytes = 8 * 1024 * 1024; /* statements worth an event */
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
 const volatile __u32 no_frame_pointers = 0;	/* the server was built without */

@@ -3,9 +3,10 @@
  * query.bpf.h - which statement asked for memory: the client's, not those within its functions.
  *
  * A part of pgmemtrace.bpf.c; used with by_query alone.  A statement's text is looked at once, when
- * the first growth of it is seen.  Statements that differ in numbers and in quoted text share a key
- * of the map, so that it holds kinds of statements and not each one; the daemon tells them apart
- * further, or puts them together, by their ids and texts.
+ * the first growth of it is seen.  Statements that differ in numbers, in quoted text and in how
+ * they end (what pg_stat_activity shows has its semicolon, what the executor knows has not) share a
+ * key of the map, so that it holds kinds of statements and not each one; the daemon tells them
+ * apart further, or puts them together, by their ids and texts.
  */
 
 struct {
@@ -16,23 +17,22 @@ struct {
 	__type(value, struct pgmt_query);
 } queries SEC(".maps");
 
-struct text_hash {
-	struct pgmt_process *p;
-	__u64 hash;
-	__u8 quoted;  /* within '...' */
-	__u8 named;   /* within a name, whose digits belong to it */
-	__u8 literal; /* a backslash within quotes: nothing is left out from here on */
-};
-
 /* Letters, and some signs, after which a number is merely kept. */
 static __always_inline bool is_name_byte(__u8 c, bool named)
 {
 	return c >= 'A' || c == '$' || (named && c >= '0' && c <= '9');
 }
 
-static long hash_byte(__u64 index, struct text_hash *h)
+/* Its state is in the slot: what lies on the stack the verifier would follow through each way that
+ * a text can go, a million of instructions. */
+struct hashed {
+	struct pgmt_process *p;
+};
+
+static long hash_byte(__u64 index, struct hashed *hashed)
 {
-	__u8 c = h->p->query[index & (PGMT_QUERY_LEN - 1)];
+	struct pgmt_text_hash *h = &hashed->p->text_hash;
+	__u8 c = hashed->p->query[index & (PGMT_QUERY_LEN - 1)];
 
 	if (!c)
 		return 1;
@@ -41,34 +41,45 @@ static long hash_byte(__u64 index, struct text_hash *h)
 	if (c == '\'')
 		h->quoted = !h->quoted;
 	h->named = is_name_byte(c, h->named);
-	if (!h->literal && (h->quoted || (c >= '0' && c <= '9' && !h->named)))
-		return 0;
-	h->hash = (h->hash ^ c) * 0x100000001b3ULL;
+	if (h->literal || !(h->quoted || (c >= '0' && c <= '9' && !h->named)))
+		h->hash = (h->hash ^ c) * 0x100000001b3ULL;
+	if (c > ' ' && c != ';')
+		h->trimmed = h->hash;
 	return 0;
+}
+
+static __always_inline __u64 hash_of_text(struct pgmt_process *p)
+{
+	struct hashed hashed = {.p = p};
+
+	__builtin_memset(&p->text_hash, 0, sizeof(p->text_hash));
+	p->text_hash.hash = 0xcbf29ce484222325ULL;
+	bpf_loop(PGMT_QUERY_LEN, hash_byte, &hashed, 0);
+	return p->text_hash.trimmed;
 }
 
 /* The key of the text in p->query, which is put into the map. */
 static __noinline __u64 key_of_text(struct pgmt_process *p)
 {
-	struct text_hash h = {.p = p, .hash = 0xcbf29ce484222325ULL};
 	struct pgmt_query *known;
+	__u64 hash;
 
 	if (!p || !p->query[0])
 		return PGMT_QUERY_NONE;
-	bpf_loop(PGMT_QUERY_LEN, hash_byte, &h, 0);
-	if (h.hash <= PGMT_QUERY_OTHERS)
+	hash = hash_of_text(p);
+	if (hash <= PGMT_QUERY_OTHERS)
 		return PGMT_QUERY_NONE;
-	known = bpf_map_lookup_elem(&queries, &h.hash);
+	known = bpf_map_lookup_elem(&queries, &hash);
 	if (known) {
 		if (p->query_id)
 			known->id = p->query_id;
-		return h.hash;
+		return hash;
 	}
-	if (bpf_map_update_elem(&queries, &h.hash, &p->query_id, BPF_ANY)) {
+	if (bpf_map_update_elem(&queries, &hash, &p->query_id, BPF_ANY)) {
 		lose(PGMT_LOSS_QUERIES_FULL);
 		return PGMT_QUERY_OTHERS;
 	}
-	return h.hash;
+	return hash;
 }
 
 /* The part of a query string that is one statement. */

@@ -296,6 +296,7 @@ struct pgmt_method_site {
 	__u16 owner_at;	     /* in a block: its context */
 	__u16 end_at;	     /* in a block: where it ends */
 	__u16 chunk_size_at; /* in a context of Slab: what all its chunks have */
+	__u16 node_at;	     /* in a block: what its context's list of blocks points to */
 };
 
 /* Code that asks for others: the caller is whoever called it.  Its frame pointer leads there. */
@@ -335,7 +336,7 @@ struct pgmt_calls {
 struct pgmt_held {
 	__u64 name;
 	__u64 generation;
-	__s64 bytes; /* Generation, Slab: less than 0 if older chunks were freed */
+	__s64 bytes;
 	__s64 chunks;
 };
 
@@ -353,7 +354,7 @@ struct pgmt_life {
 	__u64 chunks;
 };
 
-/* A chunk of a tracked AllocSet; the key's address is what palloc returned. */
+/* A chunk of a tracked context (not Bump); the key's address is what palloc returned. */
 struct pgmt_chunk {
 	__u64 context;
 	__u64 generation;
@@ -366,8 +367,8 @@ struct pgmt_pending {
 	struct pgmt_chunk chunk; /* context 0: there is none */
 	__u64 name;
 	__u64 site;   /* index of the method */
-	__u64 after;  /* its block comes behind this one; 0: it becomes the context's first */
-	__u64 before; /* what was there; 0: it does not matter */
+	__u64 at;     /* where the pointer to its block will be */
+	__u64 before; /* what is there; 0: it does not matter */
 };
 
 /* Scratch space of one request. */
@@ -421,6 +422,16 @@ struct pgmt_query {
 	char text[PGMT_QUERY_LEN]; /* its beginning */
 };
 
+/* State of a text that is being hashed. */
+struct pgmt_text_hash {
+	__u64 hash;
+	__u64 trimmed; /* the hash without what may follow a statement: blanks and semicolons */
+	__u32 quoted;  /* within '...' */
+	__u32 named;   /* within a name, whose digits belong to it */
+	__u32 literal; /* a backslash within quotes: nothing is left out from here on */
+	__u32 unused;
+};
+
 /* ---- level malloc: bpf/malloc.bpf.h ---- */
 
 /* What a probed function does; the cookie of its probes. */
@@ -431,6 +442,8 @@ enum pgmt_heap_call {
 	PGMT_HEAP_ALIGNED_ALLOC,  /* (alignment, size) */
 	PGMT_HEAP_POSIX_MEMALIGN, /* (where to put it, alignment, size) */
 	PGMT_HEAP_MMAP,		  /* (address, size, protection, flags) */
+	PGMT_HEAP_MREMAP,	  /* (address, old size, new size, flags) */
+	PGMT_HEAP_BRK,		  /* brk and sbrk: where the heap ended before and after tells */
 	PGMT_HEAP_FREE,		  /* (chunk); and all that follows does not wait for a return */
 	PGMT_HEAP_MUNMAP,	  /* (address, size) */
 	PGMT_HEAP_CALLS,
@@ -442,6 +455,7 @@ struct pgmt_heap {
 	__u64 returned;	 /* ... of those gained */
 	__u64 peak;	 /* the most that `gained` was ahead of `returned` */
 	__u64 unmatched; /* frees of what was there before, or was not kept */
+	__u64 mappings;	 /* so many live */
 };
 
 /* What one stack gained; or, as a chunk's, what it is counted in. */
@@ -460,6 +474,15 @@ struct pgmt_heap_sum {
 
 /* A chunk that lives; its key is a pgmt_context_key. */
 struct pgmt_heap_chunk {
+	__u64 bytes;
+	struct pgmt_heap_key key;
+};
+
+#define PGMT_MAPPINGS 1024 /* of a process that are known; a power of two */
+
+/* A stretch of address space that lives; its key has a number below PGMT_MAPPINGS. */
+struct pgmt_mapping {
+	__u64 start;
 	__u64 bytes;
 	struct pgmt_heap_key key;
 };
@@ -545,6 +568,7 @@ struct pgmt_process {
 	/* private to the kernel half: uprobe programs may be preempted, so scratch space is
 	 * per process, never per CPU */
 	struct pgmt_walk walk;
+	struct pgmt_text_hash text_hash;
 	__u64 scratch[16];
 	struct pgmt_growth_key growth_key;
 	struct pgmt_growth growth;
@@ -645,6 +669,7 @@ PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
 PGMT_ASSERT_SIZE(struct pgmt_query, 8 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_heap_key, 24);
 PGMT_ASSERT_SIZE(struct pgmt_heap_chunk, 32);
+PGMT_ASSERT_SIZE(struct pgmt_mapping, 40);
 PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
 PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);

@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 
 #include "collect/alloc_reader.h"
+#include "collect/bpf_hash.h"
 #include "support/c_functions.h"
 #include "support/kernel.h"
 #include "support/runtime_test.h"
@@ -26,7 +27,8 @@ protected:
     load_c_functions(cluster(), session, "known_requests",
                      {"ask(int, int, bool)", "ask_by_others(int, int)", "give_back(int, int)",
                       "enlarge(int, int)", "use_context(int, int)", "keep_contexts(int, int)",
-                      "churn(int, int)"});
+                      "churn(int, int)", "ask_in(int, int)",
+                      "churn_in(bool, int, int) RETURNS bigint"});
     return session;
   }
 
@@ -203,6 +205,69 @@ TEST_F(AllocTest, chunks_that_realloc_moves_are_followed)
       "SELECT array_length(array_agg(repeat('x', 100)), 1) FROM generate_series(1, 30000)");
   EXPECT_EQ(calls_of(*kernel, session, "enlarge").live_chunks, 0u);
   expect_nothing_lost(*kernel);
+}
+
+TEST_F(AllocTest, chunks_of_Generation_are_followed)
+{
+  auto session = connect();
+  auto kernel = watch({.record_calls = true});
+  // Of several sizes and with blocks of their own; blocks get empty, stand by and are used again.
+  for (int i = 0; i < 5; ++i) {
+    const auto kept = std::stoull(session.value("SELECT churn_in(false, 7000, 900)"));
+    const auto calls = calls_of(*kernel, session, "churn_in", "generation requests");
+    EXPECT_EQ(calls.live_bytes, kept);
+    EXPECT_GT(kept, 20'000u);
+  }
+  expect_nothing_lost(*kernel);
+}
+
+TEST_F(AllocTest, chunks_of_Slab_are_followed)
+{
+  auto session = connect();
+  auto kernel = watch({.record_calls = true});
+  if (!kernel->probes().plan().tracked.contains(ContextType::slab))
+    GTEST_SKIP() << "this server's SlabFree cannot be probed";
+  for (int i = 0; i < 5; ++i) {
+    const auto kept = std::stoull(session.value("SELECT churn_in(true, 7000, 300)"));
+    const auto calls = calls_of(*kernel, session, "churn_in", "slab requests");
+    EXPECT_EQ(calls.live_bytes, kept);
+    EXPECT_EQ(calls.live_chunks * 300, kept);
+    EXPECT_GT(kept, 20'000u);
+  }
+  expect_nothing_lost(*kernel);
+}
+
+// What is planned is what pg_stat_activity shows, what is executed is the part that was planned.
+TEST_F(AllocTest, a_statement_has_one_key_however_it_ends)
+{
+  auto session = connect();
+  auto kernel = watch({.record_calls = true, .by_query = true});
+  for (const char *end : {"", ";", " ; ", "\n;\n"})
+    session.exec(std::string("SELECT ask(1, 200, true)") + end);
+  session.exec("SELECT ask(1, 200, true), 'a;'");
+  std::vector<std::string> texts;
+  bpf_hash::for_each<std::uint64_t, pgmt_query>(
+      kernel->maps().queries_fd(), [&](std::uint64_t, const pgmt_query &query) {
+        if (std::string_view(query.text).starts_with("SELECT ask("))
+          texts.emplace_back(query.text);
+      });
+  EXPECT_EQ(texts.size(), 2u) << testing::PrintToString(texts);
+}
+
+// The kernel refuses a program of which it has looked at a million instructions.
+TEST_F(AllocTest, programs_are_far_from_what_the_verifier_takes)
+{
+  auto kernel = watch({.record_all = true, .record_calls = true, .by_query = true, .heap = true});
+  std::size_t programs = 0;
+  for (const auto &fd : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
+    const auto about = read_text(fd.path());
+    const auto at = about.find("verified_insns:");
+    if (at == std::string::npos)
+      continue;
+    ++programs;
+    EXPECT_LT(std::stoul(about.substr(about.find(':', at) + 1)), 300'000u) << about;
+  }
+  EXPECT_GE(programs, 11u);
 }
 
 TEST_F(AllocTest, perf_event_probes_count_the_same)
@@ -452,6 +517,31 @@ TEST_F(AllocRecordTest, what_is_live_is_what_the_server_says)
   const auto live = json["contexts"][0]["live_bytes"].get<long long>();
   EXPECT_GE(more_used, live + headers);
   EXPECT_LE(more_used, live + headers + 16 * more_blocks);
+}
+
+TEST_F(AllocRecordTest, what_is_live_in_Generation_is_what_the_server_says)
+{
+  if (cluster().major().number < 14)
+    GTEST_SKIP() << "13 has no view of its contexts";
+  auto session = connect();
+  const auto held = [&](const std::string &column) {
+    return std::stoll(session.value("SELECT " + column +
+                                    " FROM pg_backend_memory_contexts "
+                                    "WHERE name = 'generation requests'"));
+  };
+  session.exec("SELECT ask_in(1, 10)");
+  const auto used = held("used_bytes"), blocks = held("total_nblocks");
+  auto daemon = record(session);
+  session.exec("SELECT ask_in(1000, 200)");
+  session.exec("SELECT ask_in(5, 300001)"); // blocks of their own
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto more_used = held("used_bytes") - used, more_blocks = held("total_nblocks") - blocks;
+  const auto json = nlohmann::json::parse(report({"--format", "json", "--view", "live"}));
+  const auto asked = entry(json, "ask_in", "generation requests");
+  EXPECT_EQ(asked["live_bytes"], 1000 * 200 + 5 * 300'008);
+  const bool until_15 = cluster().major().number < 16;
+  const long long headers = 1005 * (until_15 ? 24 : 8) + more_blocks * (until_15 ? 48 : 56);
+  EXPECT_EQ(more_used, asked["live_bytes"].get<long long>() + headers);
 }
 
 TEST_F(AllocRecordTest, every_format_is_readable)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // kernel_half_test.cpp - the BPF programs on a live server: what each boundary counts, whose
 // text it keeps, what it hands over, and what it says when there is no room.
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +21,14 @@ namespace {
 using testing::HasSubstr;
 
 class KernelHalfTest : public RuntimeTest {};
+
+// CPU time of a process, as the scheduler has it (Documentation/scheduler/sched-stats.rst).
+std::uint64_t cpu_ns(pid_t pid)
+{
+  std::uint64_t ns = 0;
+  std::ifstream("/proc/" + std::to_string(pid) + "/schedstat") >> ns;
+  return ns;
+}
 
 // ---- counting -------------------------------------------------------------------
 
@@ -409,6 +418,8 @@ TEST_F(KernelHalfTest, a_tree_that_shrinks_into_the_reach_of_the_walk_is_no_peak
                    {"nest_contexts(int, int, bigint)", "drop_nested(int)"});
   session.exec("SELECT nest_contexts(1, 1, 100 << 20)"); // the oldest: the last that a walk meets
   session.exec("SELECT nest_contexts(20000, 1, 0)");
+  session.exec("CREATE FUNCTION work_until_unlocked() RETURNS void LANGUAGE plpgsql AS "
+               "$$ BEGIN WHILE NOT pg_try_advisory_lock(11) LOOP END LOOP; END $$");
   auto locker = cluster().connect();
   locker.exec("SELECT pg_advisory_lock(11)");
   Kernel kernel(cluster(), Level::statement);
@@ -416,12 +427,15 @@ TEST_F(KernelHalfTest, a_tree_that_shrinks_into_the_reach_of_the_walk_is_no_peak
   settle(kernel, session, 1);
   ASSERT_GT(kernel.slot(session)->walks, 0u);
   ASSERT_GT(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
-  session.send_async("SELECT drop_nested(10000), pg_advisory_lock(11)");
-  // A walk at its end is taken once that is cheap against the time since the last one.
-  ASSERT_TRUE(eventually([&] {
-    const auto *slot = kernel.slot(session);
-    return slot->busy_since_ns && slot->walk_cost_ns * 2000 < monotonic_ns() - slot->walked_ns;
-  }));
+  session.send_async("SELECT drop_nested(10000), work_until_unlocked()");
+  // A walk at its end is taken once that is cheap against the CPU time since the last one.
+  ASSERT_TRUE(eventually(
+      [&] {
+        const auto *slot = kernel.slot(session);
+        return slot->busy_since_ns &&
+               slot->walk_cost_ns * 1500 < cpu_ns(session.backend_pid()) - slot->walked_cpu_ns;
+      },
+      std::chrono::seconds(120)));
   const auto walks = kernel.slot(session)->walks;
   locker.exec("SELECT pg_advisory_unlock(11)");
   EXPECT_TRUE(session.finish());
@@ -430,6 +444,21 @@ TEST_F(KernelHalfTest, a_tree_that_shrinks_into_the_reach_of_the_walk_is_no_peak
   ASSERT_GT(kernel.slot(session)->walk.largest_bytes, std::uint64_t{100} << 20);
   const auto peak = kernel.take(session).peak;
   EXPECT_FALSE(peak) << peak->bytes << " bytes: " << peak->query;
+}
+
+// Each of many sessions that wait would take its share of the same second.
+TEST_F(KernelHalfTest, a_session_that_mostly_waits_is_seldom_walked)
+{
+  constexpr std::uint64_t kStatements = 300;
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement);
+  const auto began = monotonic_ns();
+  for (std::uint64_t i = 0; i < kStatements; ++i)
+    session.exec("SELECT pg_sleep(0.01)");
+  settle(kernel, session, kStatements);
+  EXPECT_GT(kernel.slot(session)->walks, 1u);
+  // It would take 1/1000 of the time, at each chance that it has.
+  EXPECT_LT(kernel.slot(session)->walk_total_ns, (monotonic_ns() - began) / 3000);
 }
 
 // ---- who was asked for --------------------------------------------------------------------

@@ -33,9 +33,10 @@ protected:
     if (session.value("SELECT count(*) FROM pg_proc WHERE proname = 'hold_chunks'") == "0") {
       const auto library = build_extension(cluster(), "heap_chunks.c", "heap_chunks.so",
                                            {"-O1", "-fno-omit-frame-pointer"});
-      for (const std::string function : {"hold_chunks(text, int, int)", "drop_chunks(int)"})
-        session.exec("CREATE FUNCTION " + function + " RETURNS int AS '" + library +
-                     "' LANGUAGE C");
+      for (const std::string function :
+           {"hold_chunks(text, int, int) RETURNS int", "drop_chunks(int) RETURNS int",
+            "change_mapping(text) RETURNS void"})
+        session.exec("CREATE FUNCTION " + function + " AS '" + library + "' LANGUAGE C");
     }
     hold(session, "malloc", 1);
     return session;
@@ -118,6 +119,89 @@ TEST_F(MallocTest, what_is_given_back_is_not_live)
   ASSERT_TRUE(module);
   EXPECT_EQ((*module)["grown_bytes"], 50'000 + 30 * 3000 + 2 * 8192);
   EXPECT_EQ((*module)["peak_bytes"].get<std::int64_t>(), 50'000 + 60'000 + 2 * 8192);
+}
+
+struct Change {
+  std::vector<std::string> changes; // of a mapping of 20,000 bytes
+  std::map<std::string, std::int64_t> live;
+};
+
+TEST_F(MallocTest, parts_of_mappings_are_given_back_and_moved)
+{
+  const std::vector<Change> cases{
+      {{"front"}, {{"by_mmap", 20'000 - 4096}}},  {{"back"}, {{"by_mmap", 4 * 4096}}},
+      {{"middle"}, {{"by_mmap", 20'000 - 4096}}}, {{"middle", "range"}, {}},
+      {{"front", "back", "range"}, {}},           {{"grow"}, {{"by_mremap", 40'000}}},
+      {{"shrink"}, {{"by_mremap", 10'000}}},      {{"onto"}, {{"by_mremap", 20'000}}},
+      {{"file"}, {{"by_mmap", 20'000 - 4096}}},
+  };
+  for (const auto &[changes, live] : cases) {
+    SCOPED_TRACE(testing::PrintToString(changes));
+    auto session = session_with_module();
+    auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+    hold(session, "mmap", 1, 20'000);
+    for (const auto &change : changes)
+      session.exec("SELECT change_mapping('" + change + "')");
+    EXPECT_EQ(daemon->stop(), 0);
+    const auto report = report_as_json({"--view", "live"});
+    EXPECT_EQ(live_by_function(report), live);
+    EXPECT_FALSE(report["lost"].contains("heap_stale"));
+    EXPECT_FALSE(report["lost"].contains("chunks_full"));
+  }
+}
+
+TEST_F(MallocTest, what_moves_the_break_beside_malloc_is_counted_once)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  hold(session, "sbrk", 3, 10'000);
+  hold(session, "brk", 1, 5000);
+  session.exec("SELECT change_mapping('break')");
+  hold(session, "malloc", 300, 100'000); // malloc's own sbrk, above ours
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_EQ(live_by_function(report),
+            (std::map<std::string, std::int64_t>{
+                {"by_sbrk", 30'000 + 4000}, {"by_brk", 5000}, {"by_malloc", 30'000'000}}));
+  EXPECT_FALSE(report["lost"].contains("heap_call"));
+}
+
+TEST_F(MallocTest, mappings_beyond_those_that_are_kept_are_said_so)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  hold(session, "mmap", 1100);
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  const auto live = bytes_of(report["modules"], kModule) / 4096;
+  ASSERT_TRUE(report["lost"].contains("chunks_full"));
+  EXPECT_EQ(live + report["lost"]["chunks_full"].get<std::int64_t>(), 1100);
+}
+
+TEST_F(MallocTest, what_was_given_back_unseen_is_noticed_when_its_place_is_taken)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  hold(session, "mmap", 1, 20'000);
+  session.exec("SELECT change_mapping('unseen')");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_EQ(live_by_function(report),
+            (std::map<std::string, std::int64_t>{{"change_mapping", 20'000}}));
+  EXPECT_EQ(report["lost"]["heap_stale"], 1);
+}
+
+// What was there before may move: it changes no number.
+TEST_F(MallocTest, mappings_that_are_not_known_change_nothing)
+{
+  auto session = session_with_module();
+  hold(session, "mmap", 1, 20'000);
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  session.exec("SELECT change_mapping('grow')");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_TRUE(live_by_function(report).empty());
+  EXPECT_GE(report["lost"]["frees_of_unknown"], 1);
 }
 
 TEST_F(MallocTest, frees_of_what_was_there_before_are_counted_as_such)

@@ -251,6 +251,26 @@ TEST_F(GrowthShapeTest, a_begin_and_an_end_tell_no_shape)
   EXPECT_EQ(found.front().shape, "step");
 }
 
+TEST_F(WindowTest, what_core_took_for_its_first_parallel_query_is_not_in_the_wrong_context)
+{
+  DsmSnapshot none, area;
+  area.segments.push_back({.handle = 2, .mappings = {{.process = process_.values().process}}});
+  area.segments.front().mappings.front().session = true;
+  const auto &id = process_.values().process.id;
+  const auto bytes = core_bytes_of(id, none, area);
+  EXPECT_GT(bytes, 40 * kKiB);
+  EXPECT_EQ(core_bytes_of(id, area, area), 0U);
+  EXPECT_EQ(core_bytes_of({id.pid + 1, 1}, none, area), 0U);
+  const auto grows_by = [&](double more) {
+    process_.set(kTop, 1, 90'000, 300'000);
+    const auto before = process_.advance(1, 1).take();
+    process_.set(kTop, 1, 90'000 + more, 300'000);
+    return judge_window(before, process_.advance(1, 1).take(), {}, {}, bytes);
+  };
+  EXPECT_THAT(grows_by(42'000), IsEmpty());
+  EXPECT_EQ(grows_by(60'000).size(), 1U);
+}
+
 // ---- dynamic shared memory ----
 
 constexpr ProcessId kSession{101, 1};

@@ -277,11 +277,15 @@ pgmt_method_site method_record(const MethodRole &role, std::uint64_t address, co
     site.block_header = static_cast<std::uint16_t>(layout.generation_block.size);
     site.owner_at = static_cast<std::uint16_t>(layout.generation_block.context);
     site.end_at = static_cast<std::uint16_t>(layout.generation_block.endptr);
+    site.node_at = static_cast<std::uint16_t>(layout.generation_block.node);
     break;
   case ContextType::slab:
     site.allocator = PGMT_SLAB;
     site.context_tag = layout.tag.slab;
+    site.chunk_header = static_cast<std::uint16_t>(layout.aset_chunk_header);
+    site.block_header = static_cast<std::uint16_t>(layout.slab_block.size);
     site.owner_at = static_cast<std::uint16_t>(layout.slab_block.slab);
+    site.node_at = static_cast<std::uint16_t>(layout.slab_block.node);
     site.chunk_size_at = static_cast<std::uint16_t>(layout.slab.chunk_size);
     break;
   case ContextType::bump:

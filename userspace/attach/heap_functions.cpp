@@ -33,9 +33,9 @@ constexpr std::array kChunks{
     Known{"free", PGMT_HEAP_FREE, 0b1},
 };
 constexpr std::array kMappings{
-    Known{"mmap", PGMT_HEAP_MMAP, 0b1110},
-    Known{"mmap64", PGMT_HEAP_MMAP, 0b1110},
-    Known{"munmap", PGMT_HEAP_MUNMAP, 0b11},
+    Known{"mmap", PGMT_HEAP_MMAP, 0b1110},   Known{"mmap64", PGMT_HEAP_MMAP, 0b1110},
+    Known{"munmap", PGMT_HEAP_MUNMAP, 0b11}, Known{"mremap", PGMT_HEAP_MREMAP, 0b1111},
+    Known{"brk", PGMT_HEAP_BRK, 0b1},        Known{"sbrk", PGMT_HEAP_BRK, 0b1},
 };
 
 constexpr std::size_t kLargestFunction = 1 << 14;

@@ -35,10 +35,10 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes, m.free_slots,   m.contexts,    m.events,  m.selection, m.selection_epoch,
-          m.losses,    m.tasks,        m.names,       m.growths, m.stacks,    m.queries,
-          m.heaps,     m.heap_chunks,  m.sums,        m.callers, m.helds,     m.lives,
-          m.chunks,    m.stack_copies, m.known_stacks};
+  return {m.processes, m.free_slots,  m.contexts,     m.events,      m.selection, m.selection_epoch,
+          m.losses,    m.tasks,       m.names,        m.growths,     m.stacks,    m.queries,
+          m.heaps,     m.heap_chunks, m.mappings,     m.sums,        m.callers,   m.helds,
+          m.lives,     m.chunks,      m.stack_copies, m.known_stacks};
 }
 
 KernelMaps::~KernelMaps()
@@ -69,6 +69,7 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
   err = err ? err : bpf_map__set_max_entries(object.maps.heap_chunks, options_.heap_chunks);
+  err = err ? err : bpf_map__set_max_entries(object.maps.mappings, options_.mappings);
   const auto sums = std::min(options_.heap_chunks, options_.growths);
   err = err ? err : bpf_map__set_max_entries(object.maps.sums, sums);
   err = err ? err : bpf_map__set_max_entries(object.maps.callers, options_.calls);

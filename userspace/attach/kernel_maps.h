@@ -33,7 +33,8 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
-    std::uint32_t heap_chunks = 1;          // level malloc; grows on demand
+    std::uint32_t heap_chunks = 1;          // level malloc; grows on demand, as mappings
+    std::uint32_t mappings = 1;
     // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
     // without frame pointers sends 200 at once.
     std::uint32_t copies_bytes = 4 << 20;
@@ -69,6 +70,7 @@ public:
   int queries_fd() const { return fds_[kQueries]; }
   int heaps_fd() const { return fds_[kHeaps]; }
   int heap_chunks_fd() const { return fds_[kHeapChunks]; }
+  int mappings_fd() const { return fds_[kMappings]; }
   int sums_fd() const { return fds_[kSums]; }
   int stack_copies_fd() const { return fds_[kStackCopies]; }
   int known_stacks_fd() const { return fds_[kKnownStacks]; }
@@ -105,6 +107,7 @@ private:
     kQueries,
     kHeaps,
     kHeapChunks,
+    kMappings,
     kSums,
     kCallers,
     kHelds,

@@ -137,10 +137,10 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.no_frame_pointers = !options.frame_pointers;
   if (const auto task = task_struct_of_this_kernel()) {
     knobs.task_cpu_ns = task->cpu_ns;
-    if (options.select_only) {
-      knobs.task_real_parent = task->real_parent;
-      knobs.task_tgid = task->tgid;
-    }
+    knobs.task_real_parent = task->real_parent;
+    knobs.task_tgid = task->tgid;
+    knobs.task_mm = task->mm;
+    knobs.mm_brk = task->mm_brk;
   }
   knobs.root_variables[PGMT_ROOT_TOP] = globals.top_memory_context;
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;

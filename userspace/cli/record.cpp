@@ -28,6 +28,7 @@ namespace {
 
 constexpr std::uint32_t kStacks = 32768;       // at a time: every one is taken here
 constexpr std::uint32_t kHeapChunks = 1 << 20; // level malloc: that live, of all processes
+constexpr std::uint32_t kMappings = Attachments::kMaxHeaps * PGMT_MAPPINGS;
 
 struct RecordOptions {
   Choice choice;
@@ -120,7 +121,8 @@ int run_record(const RecordOptions &options)
                                                    .postgres_btf = options.choice.postgres_btf},
                                    .maps = {.processes = options.max_processes,
                                             .stacks = kStacks,
-                                            .heap_chunks = heap ? kHeapChunks : 1},
+                                            .heap_chunks = heap ? kHeapChunks : 1,
+                                            .mappings = heap ? kMappings : 1},
                                    .warn = warn_on_stderr()});
   if (!recorder)
     return fail(recorder.error());

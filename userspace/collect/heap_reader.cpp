@@ -7,6 +7,20 @@
 
 namespace pgmemtrace {
 
+namespace {
+
+template <typename Chunk> void erase_of(int map, const std::set<std::uint64_t> &processes)
+{
+  std::vector<pgmt_context_key> keys;
+  bpf_hash::for_each<pgmt_context_key, Chunk>(map, [&](const pgmt_context_key &key, const Chunk &) {
+    if (processes.contains(key.tgid))
+      keys.push_back(key);
+  });
+  bpf_hash::erase(map, keys);
+}
+
+} // namespace
+
 void HeapReader::read()
 {
   drop_chunks();
@@ -95,18 +109,13 @@ void HeapReader::forget(pid_t pid)
   bpf_hash::erase(maps_.stacks_fd(), stacks);
 }
 
-// Of all who went since the last read: it means looking at every chunk there is.
+// Of all who went since the last read: it means looking at every chunk and mapping there is.
 void HeapReader::drop_chunks()
 {
   if (gone_.empty())
     return;
-  std::vector<pgmt_context_key> keys;
-  bpf_hash::for_each<pgmt_context_key, pgmt_heap_chunk>(
-      maps_.heap_chunks_fd(), [&](const pgmt_context_key &key, const pgmt_heap_chunk &) {
-        if (gone_.contains(key.tgid))
-          keys.push_back(key);
-      });
-  bpf_hash::erase(maps_.heap_chunks_fd(), keys);
+  erase_of<pgmt_heap_chunk>(maps_.heap_chunks_fd(), gone_);
+  erase_of<pgmt_mapping>(maps_.mappings_fd(), gone_);
   gone_.clear();
 }
 

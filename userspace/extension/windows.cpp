@@ -76,14 +76,16 @@ std::optional<std::vector<Violation>> Windows::end(const ProcessSnapshot &after,
   ProcessSnapshot since = after;
   since.activity.growth = std::move(window.growth);
   since.block_growth = growth_since(window.before->block_growth, after.block_growth);
-  auto violations = judge_window(*window.before, since, window.limits, rules);
+  const bool both = window.dsm && dsm;
+  auto violations = judge_window(*window.before, since, window.limits, rules,
+                                 both ? core_bytes_of(after.process.id, *window.dsm, *dsm) : 0);
   window.points.insert(window.points.begin(), {0, window.before});
   violations = keep_growing(std::move(violations), window.points);
   for (const Violation &violation : violations)
     window.raised.erase(key_of(violation)); // the same, by a rule that saw less of it
   for (auto &[key, violation] : window.raised)
     violations.push_back(std::move(violation));
-  if (window.dsm && dsm)
+  if (both)
     std::ranges::move(judge_window_dsm(after.process, *window.dsm, *dsm),
                       std::back_inserter(violations));
   return violations;

@@ -48,9 +48,11 @@ std::string used_from_to(const Growth &growth)
 class Judge {
 public:
   Judge(const ProcessHistory &history, std::span<const AllocCalls> before,
-        std::span<const AllocCalls> after, const WindowLimits &window, RuleLimits rules)
+        std::span<const AllocCalls> after, const WindowLimits &window, RuleLimits rules,
+        std::uint64_t core_bytes)
       : history_(history), held_before_(before), held_after_(after),
-        within_transaction_(window.within_transaction), rules_(rules)
+        within_transaction_(window.within_transaction), rules_(rules),
+        core_bytes_(static_cast<double>(core_bytes))
   {
     rules_.context_leak.session.info = window.min_leak_bytes;
     rules_.wrong_ctx_alloc.min_bytes = window.min_leak_bytes;
@@ -103,7 +105,8 @@ private:
     const Growth growth = growth_of(history_.groups()[i]);
     const auto &limits = rules_.wrong_ctx_alloc;
     const Beside beside = held_beside(history_, i);
-    if (growth.used() - beside.locks - beside.tables < static_cast<double>(limits.min_bytes))
+    const double core = history_.groups()[i].parent < 0 ? core_bytes_ : 0;
+    if (growth.used() - beside.locks - beside.tables - core < static_cast<double>(limits.min_bytes))
       return std::nullopt;
     Finding finding = find("wrong_ctx_alloc", i, growth,
                            {limits.min_bytes, limits.warning_bytes, UINT64_MAX}, false);
@@ -158,6 +161,7 @@ private:
   std::span<const AllocCalls> held_before_, held_after_; // level alloc
   bool within_transaction_;
   RuleLimits rules_;
+  double core_bytes_;
 };
 
 // Why a segment stays, as far as this process is answerable for it; empty: it is not, or it is
@@ -193,14 +197,15 @@ bool looks_at(const WindowLimits &limits, const std::string &context)
 }
 
 std::vector<Violation> judge_window(const ProcessSnapshot &before, const ProcessSnapshot &after,
-                                    const WindowLimits &limits, const RuleLimits &rules)
+                                    const WindowLimits &limits, const RuleLimits &rules,
+                                    std::uint64_t core_bytes)
 {
   ProcessHistory history;
   ProcessSnapshot start = before;
   start.activity.growth.clear(); // what ran before is none of the window's
   history.push(start);
   history.push(after);
-  const Judge judge(history, before.alloc_calls, after.alloc_calls, limits, rules);
+  const Judge judge(history, before.alloc_calls, after.alloc_calls, limits, rules, core_bytes);
   std::vector<Finding> findings;
   for (std::size_t i = 0; i < history.groups().size(); ++i)
     if (auto finding = judge.judge(i))
@@ -211,6 +216,22 @@ std::vector<Violation> judge_window(const ProcessSnapshot &before, const Process
     if (looks_at(limits, finding.violation.context))
       violations.push_back(std::move(finding.violation));
   return violations;
+}
+
+std::uint64_t core_bytes_of(const ProcessId &process, const DsmSnapshot &before,
+                            const DsmSnapshot &after)
+{
+  // session.c creates a DSA area; its control structure in the process, dsa_area of dsa.c, has 40
+  // bytes for each of 1,024 pieces that it might have.  41.1 KiB in all on 15.
+  constexpr std::uint64_t kSessionArea = 42 * kKiB;
+  const auto has_area = [&](const DsmSnapshot &dsm) {
+    return std::ranges::any_of(dsm.segments, [&](const DsmSegment &segment) {
+      return std::ranges::any_of(segment.mappings, [&](const DsmMapping &mapping) {
+        return mapping.session && mapping.process.id == process;
+      });
+    });
+  };
+  return has_area(after) && !has_area(before) ? kSessionArea : 0;
 }
 
 std::vector<Violation> judge_window_dsm(const ProcessIdentity &process, const DsmSnapshot &before,

@@ -33,7 +33,13 @@ bool looks_at(const WindowLimits &limits, const std::string &context);
 
 // `after`: its activity.growth and block_growth are of the time since `before`.  By path.
 std::vector<Violation> judge_window(const ProcessSnapshot &before, const ProcessSnapshot &after,
-                                    const WindowLimits &limits, const RuleLimits &rules);
+                                    const WindowLimits &limits, const RuleLimits &rules,
+                                    std::uint64_t core_bytes = 0);
+
+// What core took in TopMemoryContext meanwhile, as `core_bytes`: with its first parallel query a
+// session gets an area to share with its workers, which it keeps.
+std::uint64_t core_bytes_of(const ProcessId &process, const DsmSnapshot &before,
+                            const DsmSnapshot &after);
 
 // What the window left of dynamic shared memory: segments that were not there `before` and that the
 // process has for longer than the statement that made them, or made and pinned.  Pieces of areas

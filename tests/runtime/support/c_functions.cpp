@@ -12,7 +12,8 @@ void load_c_functions(const PostgresCluster &cluster, Session &session, const st
   const auto library =
       build_extension(cluster, name + ".c", name + ".so", {"-O1", "-fno-omit-frame-pointer"});
   for (const std::string &signature : signatures)
-    session.exec("CREATE OR REPLACE FUNCTION " + signature + " RETURNS void AS '" + library +
+    session.exec("CREATE OR REPLACE FUNCTION " + signature +
+                 (signature.ends_with(")") ? " RETURNS void" : "") + " AS '" + library +
                  "' LANGUAGE C");
 }
 

@@ -10,8 +10,8 @@
 namespace pgmemtrace::test {
 
 // Builds fixtures/NAME.c against the cluster's own headers and creates the functions of these
-// signatures, "nest(int, bigint)", in the session's database; they return void.  A build that
-// fails is a failure of the test.
+// signatures, "nest(int, bigint)" or, where it returns something, "sum(int) RETURNS int", in the
+// session's database.  A build that fails is a failure of the test.
 void load_c_functions(const PostgresCluster &cluster, Session &session, const std::string &name,
                       const std::vector<std::string> &signatures);
 
