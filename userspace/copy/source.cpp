@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <charconv>
 #include <climits>
+#include <filesystem>
 #include <memory>
 
 #include <cap-ng.h>
@@ -53,6 +54,25 @@ std::uint64_t number(const SqlSession::Value &text)
   if (text)
     std::from_chars(text->data(), text->data() + text->size(), value);
   return value;
+}
+
+// Of what a backup takes.  Not asked of the server, whom it would take longer than it has.
+std::uint64_t bytes_below(const Source &source, const std::string &directory)
+{
+  namespace fs = std::filesystem;
+  const UniqueFd opened = source.open(directory, O_RDONLY | O_DIRECTORY);
+  std::uint64_t bytes = 0;
+  std::error_code gone; // files come and go
+  for (fs::recursive_directory_iterator at("/proc/self/fd/" + std::to_string(opened.get()), gone),
+       end;
+       !gone && at != end; at.increment(gone)) {
+    struct stat status {};
+    if (at->path().filename() == "pg_wal")
+      at.disable_recursion_pending();
+    if (lstat(at->path().c_str(), &status) == 0)
+      bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+  return bytes;
 }
 
 // Settings that make a copy impossible, as ask_source() selects them.
@@ -146,7 +166,7 @@ Result<> ask_source(Source &source, int stop)
           "CASE WHEN NOT starts_with(current_setting('config_file'), "
           "current_setting('data_directory') || '/') THEN current_setting('config_file') END, "
           "current_setting('shared_preload_libraries'), "
-          "(SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace), "
+          "current_setting('data_directory'), "
           "(SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), "
           "pg_is_in_recovery(), current_setting('wal_level'), current_setting('max_wal_senders')");
   if (!settings)
@@ -158,7 +178,6 @@ Result<> ask_source(Source &source, int stop)
   source.libraries = row[1].value_or("");
   source.config_file = row[2].value_or("");
   source.preloaded = row[3].value_or("");
-  source.bytes = number(row[4]);
   source.wal_segment_bytes = number(row[5]);
 
   // Relative ones lie in PGDATA (allow_in_place_tablespaces of 15 and newer).
@@ -168,6 +187,9 @@ Result<> ask_source(Source &source, int stop)
     return tablespaces.error();
   for (const auto &tablespace : *tablespaces)
     source.tablespaces[tablespace[0].value_or("")] = tablespace[1].value_or("");
+  source.bytes = bytes_below(source, row[4].value_or(""));
+  for (const auto &[oid, directory] : source.tablespaces)
+    source.bytes += bytes_below(source, directory);
 
   const auto command_line = ask("SELECT name || '=' || setting FROM pg_settings "
                                 "WHERE source = 'command line' AND context <> 'internal'");

@@ -29,7 +29,7 @@ struct Source {
   std::string preloaded;                          // shared_preload_libraries
   std::vector<std::string> command_line;          // "name=value": settings that stand in no file
   std::map<std::string, std::string> tablespaces; // directory by OID; of those outside of PGDATA
-  std::uint64_t bytes = 0;                        // of all its tables
+  std::uint64_t bytes = 0;                        // of all but its write-ahead log
   std::uint64_t wal_segment_bytes = 0;
 
   // "data/base" in the server's root, opened from ours; -1 with errno.
