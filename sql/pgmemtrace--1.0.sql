@@ -345,7 +345,7 @@ BEGIN
 
   SELECT coalesce(sum((r ->> 'executed')::bigint), 0), coalesce(sum((r ->> 'failed')::bigint), 0),
          min(r ->> 'first_error'),
-         jsonb_agg(r - 'violations' - 'judged' - 'first_error' - 'report')
+         jsonb_agg(r - '{violations,judged,first_error,report,scenario,workload}'::text[])
     INTO executed, failed, first_error, measured
     FROM pg_catalog.jsonb_array_elements(reports) AS r;
   SELECT coalesce(jsonb_agg(CASE WHEN coalesce(v ->> 'query', '') = ''
