@@ -294,6 +294,25 @@ TEST_F(CheckTest, tablespaces_are_copied_beside_the_copy)
   session.exec("DROP TABLESPACE elsewhere");
 }
 
+TEST_F(CheckTest, a_daemon_of_all_servers_leaves_copies_out)
+{
+  auto running = start_daemon(arguments({"--use-after-reset", "--sql", "SELECT pg_sleep(600)"}));
+  ASSERT_TRUE(running);
+  const pid_t copy = wait_for_copy();
+  const auto daemon = start_daemon({"--pid", "all", "--level", "sweep", "--format", "json",
+                                    "--listen", "off", "--interval", "1s"});
+  ASSERT_TRUE(daemon);
+  const auto status =
+      daemon->wait_for_json([](const json &line) { return line["type"] == "status"; });
+  ASSERT_TRUE(status);
+  std::vector<pid_t> watched;
+  for (const auto &server : (*status)["servers"])
+    watched.push_back(server["postmaster"]);
+  EXPECT_THAT(watched, testing::Contains(cluster().postmaster_pid()));
+  EXPECT_THAT(watched, testing::Not(testing::Contains(copy)));
+  EXPECT_EQ(running->stop(SIGINT), 3);
+}
+
 TEST_F(CheckTest, an_interrupted_check_removes_its_copy)
 {
   auto running = start_daemon(arguments({"--use-after-reset", "--sql", "SELECT pg_sleep(600)"}));
