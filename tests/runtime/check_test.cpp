@@ -8,7 +8,6 @@
 #include <vector>
 
 #include <gmock/gmock.h>
-#include <sys/mount.h>
 
 #include "support/container.h"
 #include "support/copy_test.h"
@@ -295,6 +294,25 @@ TEST_F(CheckTest, tablespaces_are_copied_beside_the_copy)
   session.exec("DROP TABLESPACE elsewhere");
 }
 
+TEST_F(CheckTest, a_daemon_of_all_servers_leaves_copies_out)
+{
+  auto running = start_daemon(arguments({"--use-after-reset", "--sql", "SELECT pg_sleep(600)"}));
+  ASSERT_TRUE(running);
+  const pid_t copy = wait_for_copy();
+  const auto daemon = start_daemon({"--pid", "all", "--level", "sweep", "--format", "json",
+                                    "--listen", "off", "--interval", "1s"});
+  ASSERT_TRUE(daemon);
+  const auto status =
+      daemon->wait_for_json([](const json &line) { return line["type"] == "status"; });
+  ASSERT_TRUE(status);
+  std::vector<pid_t> watched;
+  for (const auto &server : (*status)["servers"])
+    watched.push_back(server["postmaster"]);
+  EXPECT_THAT(watched, testing::Contains(cluster().postmaster_pid()));
+  EXPECT_THAT(watched, testing::Not(testing::Contains(copy)));
+  EXPECT_EQ(running->stop(SIGINT), 3);
+}
+
 TEST_F(CheckTest, an_interrupted_check_removes_its_copy)
 {
   auto running = start_daemon(arguments({"--use-after-reset", "--sql", "SELECT pg_sleep(600)"}));
@@ -436,12 +454,20 @@ TEST_F(CheckTest, a_full_disk_is_seen_before_anything_is_copied)
 {
   const auto small = dir_ / "small";
   fs::create_directory(small);
-  ASSERT_EQ(mount("tmpfs", small.c_str(), "tmpfs", 0, "size=16m,mode=1777"), 0);
+  // Where the server sees it: containers have given this test a mount namespace of its own.
+  const auto in_its_namespace = [&](std::vector<std::string> command) {
+    const auto target = "--target=" + std::to_string(cluster().postmaster_pid());
+    command.insert(command.begin(), {"nsenter", target, "--mount", "--"});
+    return run_command(command);
+  };
+  const auto mounted = in_its_namespace(
+      {"mount", "-t", "tmpfs", "-o", "size=16m,mode=1777", "tmpfs", small.string()});
+  ASSERT_EQ(mounted.status, 0) << mounted.err;
   const auto refused = check({"--oom", "--sql", "SELECT 1"}, "small");
   EXPECT_EQ(refused.status, 3);
   EXPECT_THAT(refused.err, AllOf(HasSubstr("16.0 MiB left"), HasSubstr("--copy-dir")));
-  EXPECT_TRUE(fs::is_empty(small));
-  EXPECT_EQ(umount(small.c_str()), 0);
+  EXPECT_EQ(in_its_namespace({"ls", "-A", small.string()}).out, "");
+  EXPECT_EQ(in_its_namespace({"umount", small.string()}).status, 0);
 }
 
 TEST_F(CheckTest, a_server_that_refuses_replication_says_so)

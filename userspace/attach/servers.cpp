@@ -311,6 +311,11 @@ void ServerList::discover(Changes &changes)
     if (servers_.contains(parent) || servers_.contains(id.pid) || refused_.contains(id) ||
         !whole(id.pid))
       continue;
+    if (options_.selection.all &&
+        options_.proc.cmdline(id.pid).value_or("").find(kDisposableCopy) != std::string::npos) {
+      refused_.insert(id);
+      continue;
+    }
     const auto server = add_server(id.pid, *binary);
     if (!server && !options_.proc.stat(id.pid))
       continue; // it ended while we looked

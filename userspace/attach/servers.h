@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -69,6 +70,10 @@ struct Selection {
   std::vector<pid_t> pids;    // a postmaster's pid selects its whole server
   std::string data_directory; // --pgdata: the server of this directory
 };
+
+// The cluster_name, as an argument, of what `pgmemtrace check` makes and breaks: no server of
+// anybody, and left out by `all`.
+inline constexpr std::string_view kDisposableCopy = "cluster_name=pgmemtrace copy";
 
 // Parses "all" or "PID[,PID...]".
 Result<Selection> parse_selection(const std::string &text);

@@ -42,7 +42,7 @@ constexpr std::string_view kSettings[] = {
     "bonjour=off",
     "ssl=off",
     "external_pid_file=",
-    "cluster_name=pgmemtrace copy",
+    kDisposableCopy,
     // It is nobody's primary, standby, subscriber or archive.
     "archive_mode=off",
     "max_wal_senders=0",
