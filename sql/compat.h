@@ -83,4 +83,9 @@ static inline void InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 #define PGMT_ANY_ROLE 0
 #endif
 
+/* 13 and 14 tell their own files alone. */
+#ifndef DLSUFFIX
+#define DLSUFFIX ".so"
+#endif
+
 #endif /* PGMT_COMPAT_H */

@@ -86,6 +86,10 @@ static void describe(const PgmtGuard *guard, const Damage *damage, StringInfo ou
                      (long)(guard->boundary - origin));
   else if (underrun && guard->below[0] != '\0')
     appendStringInfo(out, "; segment \"%s\" is below", guard->below);
+  if (pgmt_culprit != NULL && pgmt_culprit->function[0] != '\0')
+    appendStringInfo(out, "; seen when %s%s%s%s returned", pgmt_culprit->function,
+                     pgmt_culprit->module[0] != '\0' ? " (" : "", pgmt_culprit->module,
+                     pgmt_culprit->module[0] != '\0' ? ")" : "");
   appendStringInfoString(out, "; last statements: ");
   pgmt_append_last_statements(out);
 }
@@ -106,9 +110,24 @@ static void write_finding(PgmtGuard *guard, const Damage *damage)
   escape_json(&json, came_from_above(guard, damage) ? guard->above : guard->below);
   appendStringInfoString(&json, ",\"detail\":");
   escape_json(&json, detail.data);
+  if (pgmt_culprit != NULL && pgmt_culprit->function[0] != '\0') {
+    appendStringInfoString(&json, ",\"stack\":[{\"function\":");
+    escape_json(&json, pgmt_culprit->function);
+    appendStringInfoString(&json, ",\"module\":");
+    escape_json(&json, pgmt_culprit->module);
+    appendStringInfoString(&json, "}],\"module\":");
+    escape_json(&json, pgmt_culprit->module);
+  }
   appendStringInfoChar(&json, '}');
   Assert(json.len < PGMT_MAX_FINDING);
   strlcpy(guard->finding, json.data, sizeof(guard->finding));
+}
+
+bool pgmt_guard_changed(const PgmtGuard *guard)
+{
+  pg_crc32c crc = checksum(guard->low, guard->high);
+
+  return !EQ_CRC32C(crc, guard->expected);
 }
 
 bool pgmt_guard_look(PgmtGuard *guard)

@@ -48,6 +48,18 @@ extern PgmtSentinels *pgmt_sentinels;
 /* Is there something that was not there at the last look?  Then it is in the guard's finding. */
 extern bool pgmt_guard_look(PgmtGuard *guard);
 extern bool pgmt_guard_is_intact(const PgmtGuard *guard);
+/* Would a look at it find something?  Writes nothing. */
+extern bool pgmt_guard_changed(const PgmtGuard *guard);
+
+/* ---- culprit.c: in a session that runs a workload ---- */
+
+typedef struct PgmtCulprit {
+  char function[NAMEDATALEN * 2]; /* its C symbol, or its name in SQL; empty: not known */
+  char module[NAMEDATALEN * 2];   /* file name; empty: not written in C */
+} PgmtCulprit;
+
+/* Who is to blame for what the look that is taken now finds; NULL: nobody knows. */
+extern PgmtCulprit *pgmt_culprit;
 
 /* Errors: of a segment about to be guarded, what would speak against it. */
 /* No guard may stand in [first, end): what is in use is overwritten rightly. */

@@ -216,8 +216,11 @@ BEGIN
     BEGIN
       SELECT bytes + guard_bytes_below + guard_bytes_above INTO bytes
         FROM pgmemtrace.register_shmem_probe(segment);
-    EXCEPTION WHEN object_not_in_prerequisite_state OR configuration_limit_exceeded THEN
-      NULL; -- no room, or used already
+    EXCEPTION
+      WHEN object_not_in_prerequisite_state OR configuration_limit_exceeded OR program_limit_exceeded THEN
+        NULL; -- no room, or too much
+      WHEN object_in_use THEN
+        RAISE WARNING '%', sqlerrm; -- written to already
     END;
   END LOOP;
   RETURN bytes;

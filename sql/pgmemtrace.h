@@ -8,6 +8,7 @@
  *   scenario.c    runs a workload in sessions of its own (workload.c), again and again (execute.c)
  *   log.c         violations: a ring in shared memory, written to a table by log_flush.c
  *   sentinels.c   guard bytes (guards.c) around segments of shared memory; segments.c finds those
+ *   culprit.c     which function wrote over a guard, where a scenario wants to know
  *   worker.c      the background worker: looks at the guards, writes the log
  *   statements.c  which statements ran last, for the sentinels' findings
  *   dsm.c         DSM handles that somebody wants to follow
@@ -135,12 +136,19 @@ extern bool pgmt_find_segment(const char *name, PgmtSegment *segment, PgmtSegmen
 
 /* Looks at every guard, logs what is new, and tells the server's log. */
 extern void pgmt_check_sentinels(void);
+/* Would that find something? */
+extern bool pgmt_guards_changed(void);
 /* The violations found at or after a moment, as a JSON array. */
 extern char *pgmt_sentinel_violations(TimestampTz since);
 /* For statements.c, on every statement: is there anything to remember them for? */
 extern bool pgmt_sentinels_stand(void);
 extern Size pgmt_sentinels_size(void);
 extern void pgmt_sentinels_startup(void);
+
+/* ---- culprit.c ---- */
+
+/* From now on this session looks at the guards after each call of a function that is not core's. */
+extern void pgmt_watch_calls(void);
 
 /* ---- statements.c ---- */
 

@@ -29,6 +29,19 @@ void pgmt_sentinels_startup(void)
 /* Without the lock: a statement too many or too few that is remembered does not matter. */
 bool pgmt_sentinels_stand(void) { return pgmt_sentinels != NULL && pgmt_sentinels->count > 0; }
 
+bool pgmt_guards_changed(void)
+{
+  bool changed = false;
+
+  if (!pgmt_sentinels_stand())
+    return false;
+  LWLockAcquire(pgmt_lock(PGMT_SENTINELS_LOCK), LW_SHARED);
+  for (int i = 0; i < pgmt_sentinels->count && !changed; i++)
+    changed = pgmt_guard_changed(&pgmt_sentinels->guards[i]);
+  LWLockRelease(pgmt_lock(PGMT_SENTINELS_LOCK));
+  return changed;
+}
+
 void pgmt_check_sentinels(void)
 {
   List *findings = NIL;

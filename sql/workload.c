@@ -344,6 +344,8 @@ static void become_the_caller(void)
   StartTransactionCommand();
   take_settings((char *)job + job->settings);
   CommitTransactionCommand();
+  if (job->check_guards)
+    pgmt_watch_calls();
   MessageContext =
       AllocSetContextCreate(TopMemoryContext, "MessageContext", ALLOCSET_DEFAULT_SIZES);
   MemoryContextSwitchTo(MessageContext);

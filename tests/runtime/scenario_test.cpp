@@ -203,6 +203,8 @@ TEST_F(ScenarioTest, shmem_sentinel_probe_guards_what_it_can_for_as_long_as_it_r
   const auto found = run(session, "shmem_sentinel_probe", 10, overrun);
   ASSERT_THAT(names(found), testing::ElementsAre("shmem_overrun buggy first"));
   EXPECT_THAT(found["violations"][0]["detail"].get<std::string>(), HasSubstr(": " + overrun));
+  EXPECT_EQ(found["violations"][0]["module"], "pgmemtrace_buggy.so");
+  EXPECT_EQ(found["violations"][0]["stack"][0]["function"], "buggy_write_to_segment");
   EXPECT_EQ(session.value("SELECT count(*) FROM pgmemtrace.check_shmem_sentinels()"), "0");
   session.exec(R"(SELECT write_to_segment('buggy first', 1000, '\x00'))");
 
