@@ -80,6 +80,7 @@ run_part() {
   say "$part tests"
   case $part in
   unit | asan | fuzz) as_owner "${run[@]}" --parallel "$(nproc)" ;; # no root where none is needed
+  runtime) "${run[@]}" --parallel 2 ;; # most are RUN_SERIAL all the same
   *) "${run[@]}" ;;
   esac 2>&1 | tee "$logs/$part" || status=1
   verdict "$part" "$status" "$logs/$part"
