@@ -166,13 +166,14 @@ TEST_F(ScenarioTest, concurrent_backends_run_at_the_same_time)
 {
   const auto daemon = watch();
   auto session = connect();
-  // Each waits until all are there: one after the other they would wait for ever.
+  // Each waits until all have arrived: one after the other they would wait for ever.
+  session.exec("CREATE SEQUENCE arrivals");
   session.exec(R"(CREATE FUNCTION wait_for_all(n int) RETURNS void LANGUAGE plpgsql AS $f$
     BEGIN
-      LOOP
-        PERFORM pg_stat_clear_snapshot();
-        EXIT WHEN (SELECT count(*) FROM pg_stat_activity
-                    WHERE backend_type = 'pgmemtrace workload' AND query LIKE '%wait_for_all%') >= n;
+      IF current_setting('scenario.arrived', true) IS NULL THEN
+        PERFORM nextval('arrivals'), set_config('scenario.arrived', 'yes', false);
+      END IF;
+      WHILE (SELECT last_value FROM arrivals) < n LOOP
         PERFORM pg_sleep(0.01);
       END LOOP;
     END $f$)");
@@ -187,7 +188,8 @@ TEST_F(ScenarioTest, concurrent_backends_run_at_the_same_time)
 
   const auto ended =
       run(session, "concurrent_backends", 20,
-          "SELECT pg_terminate_backend(pid) FROM (SELECT min(pid) AS pid FROM pg_stat_activity "
+          "SELECT pg_sleep(0.01); SELECT pg_terminate_backend(pid) FROM (SELECT min(pid) AS pid "
+          "FROM pg_stat_activity "
           "WHERE backend_type = 'pgmemtrace workload') AS s WHERE pid = pg_backend_pid() "
           "AND (SELECT count(*) FROM pg_stat_activity WHERE backend_type = "
           "'pgmemtrace workload') = 3",
