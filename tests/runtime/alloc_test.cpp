@@ -389,6 +389,13 @@ protected:
 
   std::string file() const { return folder_ / "recording"; }
 
+  // What the server says of a column of its context of this name.
+  static long long of_context(Session &session, const std::string &name, const std::string &column)
+  {
+    return std::stoll(session.value(
+        "SELECT " + column + " FROM pg_backend_memory_contexts WHERE name = '" + name + "'"));
+  }
+
   std::unique_ptr<Daemon> record(const Session &session,
                                  const std::vector<std::string> &more = {}) const
   {
@@ -494,9 +501,7 @@ TEST_F(AllocRecordTest, what_is_live_is_what_the_server_says)
     GTEST_SKIP() << "13 has no view of its contexts";
   auto session = connect();
   const auto held = [&](const std::string &column) {
-    return std::stoll(session.value("SELECT " + column +
-                                    " FROM pg_backend_memory_contexts "
-                                    "WHERE name = 'TopMemoryContext'"));
+    return of_context(session, "TopMemoryContext", column);
   };
   for (const char *column : {"used_bytes", "total_nblocks", "used_bytes"}) // warm
     held(column);
@@ -525,9 +530,7 @@ TEST_F(AllocRecordTest, what_is_live_in_Generation_is_what_the_server_says)
     GTEST_SKIP() << "13 has no view of its contexts";
   auto session = connect();
   const auto held = [&](const std::string &column) {
-    return std::stoll(session.value("SELECT " + column +
-                                    " FROM pg_backend_memory_contexts "
-                                    "WHERE name = 'generation requests'"));
+    return of_context(session, "generation requests", column);
   };
   session.exec("SELECT ask_in(1, 10)");
   const auto used = held("used_bytes"), blocks = held("total_nblocks");

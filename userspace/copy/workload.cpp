@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::size_t kKept = 256; // of what a statement returned
 constexpr auto kLastWords = std::chrono::seconds(10);
+constexpr const char *kWhom = "the copy";
 
 // FNV-1a, 64 bits: results are told from one another, nobody forges them.
 void add(StatementOutcome &outcome, std::string_view text)
@@ -51,44 +52,19 @@ std::string field(const PGresult *result, int which)
 Result<std::unique_ptr<WorkloadSession>>
 WorkloadSession::connect(const std::map<std::string, std::string> &parameters, Limits limits)
 {
-  std::vector<const char *> keywords, values;
-  for (const auto &[keyword, value] : parameters) {
-    keywords.push_back(keyword.c_str());
-    values.push_back(value.c_str());
-  }
-  keywords.push_back(nullptr);
-  values.push_back(nullptr);
-  std::unique_ptr<WorkloadSession> session(
-      new WorkloadSession(PQconnectStartParams(keywords.data(), values.data(), 0), limits));
-  PGconn *connection = session->connection_.get();
-  const auto until = Time::now() + limits.run;
-  for (auto next = PGRES_POLLING_WRITING; next != PGRES_POLLING_OK;
-       next = PQconnectPoll(connection)) {
-    if (next == PGRES_POLLING_FAILED || PQstatus(connection) == CONNECTION_BAD)
-      return Error{"connect to the copy: " + one_line(PQerrorMessage(connection)), 0, {}};
-    if (auto waited = session->wait(next == PGRES_POLLING_READING ? POLLIN : POLLOUT, until);
-        !waited)
-      return waited.error();
-  }
+  auto connected = connect_pg(parameters, {Time::now() + limits.run, limits.stop, kWhom});
+  if (!connected && connected.error().err == 0)
+    return Error{"connect to the copy: " + connected.error().what, 0, {}};
+  if (!connected)
+    return connected.error();
   PQsetNoticeProcessor(
-      connection, [](void *, const char *) {}, nullptr);
-  return session;
+      connected->get(), [](void *, const char *) {}, nullptr);
+  return std::unique_ptr<WorkloadSession>(new WorkloadSession(std::move(*connected), limits));
 }
 
 Result<> WorkloadSession::wait(short events, Time::time_point until)
 {
-  for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Time::now());
-    if (left.count() <= 0)
-      return Error{"wait for the copy", ETIMEDOUT, {}};
-    std::array<pollfd, 2> waiting{
-        {{limits_.stop, POLLIN, 0}, {PQsocket(connection_.get()), events, 0}}};
-    const int ready = poll(waiting.data(), waiting.size(), static_cast<int>(left.count()));
-    if (ready > 0 && waiting[0].revents != 0)
-      return Error{"wait for the copy", ECANCELED, {}};
-    if (ready > 0)
-      return Ok{};
-  }
+  return wait_for_pg(connection_.get(), events, {until, limits_.stop, kWhom});
 }
 
 Result<RunOutcome> WorkloadSession::run(const std::string &sql)

@@ -7,11 +7,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include <libpq-fe.h>
 #include <sys/types.h>
 
+#include "extension/pg_connection.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -55,8 +56,8 @@ public:
   pid_t backend_pid() const { return PQbackendPID(connection_.get()); }
 
 private:
-  WorkloadSession(PGconn *connection, Limits limits)
-      : connection_(connection, &PQfinish), limits_(limits)
+  WorkloadSession(PgConnection connection, Limits limits)
+      : connection_(std::move(connection)), limits_(limits)
   {
   }
   Result<> wait(short events, Time::time_point until);
@@ -64,7 +65,7 @@ private:
   void take_copy_out(StatementOutcome &statement);
   void cancel();
 
-  std::unique_ptr<PGconn, decltype(&PQfinish)> connection_;
+  PgConnection connection_;
   Limits limits_;
   bool in_rows_ = false; // the last statement of an outcome has not ended
 };

@@ -2,9 +2,7 @@
 #include "extension/sql_session.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <iterator>
 #include <utility>
 
 #include <poll.h>
@@ -18,6 +16,7 @@ namespace {
 using Time = std::chrono::steady_clock;
 
 constexpr auto kPatience = std::chrono::seconds(5);
+constexpr const char *kWhom = "the server";
 
 using Answer = std::unique_ptr<PGresult, decltype(&PQclear)>;
 
@@ -38,19 +37,7 @@ SqlSession::Rows rows_of(const PGresult *result)
 
 Result<> SqlSession::wait(short events, Time::time_point until)
 {
-  for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Time::now());
-    if (left.count() <= 0)
-      return Error{"wait for the server", ETIMEDOUT, {}};
-    pollfd waiting[] = {{stop_, POLLIN, 0}, {PQsocket(connection_.get()), events, 0}};
-    const int ready = poll(waiting, std::size(waiting), static_cast<int>(left.count()));
-    if (waiting[0].revents)
-      return Error{"wait for the server", ECANCELED, {}};
-    if (ready > 0)
-      return Ok{};
-    if (ready < 0 && errno != EINTR)
-      return Error{"wait for the server", errno, {}};
-  }
+  return wait_for_pg(connection_.get(), events, {until, stop_, kWhom});
 }
 
 Error SqlSession::refusal() const
@@ -61,24 +48,10 @@ Error SqlSession::refusal() const
 Result<SqlSession> SqlSession::connect(const std::map<std::string, std::string> &parameters,
                                        int stop)
 {
-  std::vector<const char *> keywords, values;
-  for (const auto &[keyword, value] : parameters) {
-    keywords.push_back(keyword.c_str());
-    values.push_back(value.c_str());
-  }
-  keywords.push_back(nullptr);
-  values.push_back(nullptr);
-  constexpr int kLiterally = 0; // a dbname is a name
-  SqlSession session(PQconnectStartParams(keywords.data(), values.data(), kLiterally), stop);
-  const auto until = Time::now() + kPatience;
-  for (auto next = PGRES_POLLING_WRITING; next != PGRES_POLLING_OK;
-       next = PQconnectPoll(session.connection_.get())) {
-    if (next == PGRES_POLLING_FAILED || PQstatus(session.connection_.get()) == CONNECTION_BAD)
-      return session.refusal();
-    if (auto waited = session.wait(next == PGRES_POLLING_READING ? POLLIN : POLLOUT, until);
-        !waited)
-      return waited.error();
-  }
+  auto connected = connect_pg(parameters, {Time::now() + kPatience, stop, kWhom});
+  if (!connected)
+    return connected.error();
+  SqlSession session(std::move(*connected), stop);
   if (PQsetnonblocking(session.connection_.get(), 1) != 0)
     return session.refusal();
   return session;

@@ -4,14 +4,14 @@
 
 #include <chrono>
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include <libpq-fe.h>
 #include <sys/types.h>
 
+#include "extension/pg_connection.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -33,12 +33,12 @@ public:
   pid_t backend_pid() const { return PQbackendPID(connection_.get()); }
 
 private:
-  SqlSession(PGconn *connection, int stop) : connection_(connection, &PQfinish), stop_(stop) {}
+  SqlSession(PgConnection connection, int stop) : connection_(std::move(connection)), stop_(stop) {}
   Result<> wait(short events, std::chrono::steady_clock::time_point until);
   Error refusal() const;
   Error give_up(const Error &why);
 
-  std::unique_ptr<PGconn, decltype(&PQfinish)> connection_;
+  PgConnection connection_;
   int stop_;
 };
 
