@@ -639,8 +639,8 @@ static __always_inline void compare_root(struct pgmt_process *p, __u32 root, __u
 		was->head_block = block;
 		was->freeptr = freeptr;
 	}
-	if (!known)
-		was->settled_child = firstchild;
+	if (!known) /* found by the settle: what is first here may be the transaction's */
+		was->settled_child = was->settled_next = 0;
 	was->context = context;
 	was->mem_allocated = mem_allocated;
 	was->firstchild = firstchild;
@@ -691,38 +691,75 @@ static __always_inline bool is_transaction(struct pgmt_process *p, __u64 node)
 	return node == p->transaction_context;
 }
 
-/*
- * Children that `root` got since the last settle.  New ones are pushed at the front: those
- * before the newest one of then are new.  If that one is gone or far away, nothing can be
- * said here; the sweep sees the tree change.
- */
-static __noinline void count_new_children(struct pgmt_process *p, __u32 root)
+/* The next settle counts from `node`, a child of the root `r`. */
+static __always_inline void settle_at(struct pgmt_process *p, struct pgmt_root_state *r, __u64 node)
 {
-	__u64 node, newest = 0, bytes = 0, count = 0;
+	if (node && bpf_probe_read_user(p->scratch, 80, (void *)node))
+		node = 0;
+	r->settled_child = node;
+	r->settled_bytes = node ? WORD(p->scratch, CONTEXT(mem_allocated)) : 0;
+	r->settled_next = node ? WORD(p->scratch, CONTEXT(nextchild)) : 0;
+}
+
+/*
+ * The new children of `root` were counted, up to `node`.  If that is the one behind the settled
+ * child, this was deleted: a new one takes its place, and only what it has more is growth.  Up
+ * to 14, a session drops and makes a context for its table counters twice a second (pgstat.c,
+ * pgStatTabHash).  If it is neither, nothing can be said here; the sweep sees the tree change.
+ */
+static __noinline void account_new_children(struct pgmt_process *p, __u32 root, __u64 node)
+{
 	struct pgmt_root_state *r;
 
 	if (!p || root >= PGMT_ROOTS)
 		return;
 	r = &p->roots[root];
+	if (!node || (node != r->settled_child && node != r->settled_next)) {
+		r->gone_bytes = 0;
+		r->new_children = r->new_bytes = 0;
+	} else if (node != r->settled_child) {
+		r->gone_bytes = r->settled_bytes;
+	}
+	if (r->new_children && r->gone_bytes) {
+		r->new_children--;
+		r->new_bytes -= r->new_bytes < r->gone_bytes ? r->new_bytes : r->gone_bytes;
+		r->gone_bytes = 0;
+	}
+	p->new_children += r->new_children;
+	p->growth_bytes += r->new_bytes;
+	if (r->new_child || node != r->settled_child)
+		settle_at(p, r, r->new_child ? r->new_child : node);
+}
+
+/*
+ * Children that `root` got since the last settle.  New ones are pushed at the front: those
+ * before the newest one of then are new.
+ */
+static __noinline void count_new_children(struct pgmt_process *p, __u32 root)
+{
+	struct pgmt_root_state *r;
+	__u64 node;
+
+	if (!p || root >= PGMT_ROOTS)
+		return;
+	r = &p->roots[root];
+	barrier_var(r); /* one register for it, not a spilled address for each field */
+	r->new_child = r->new_children = r->new_bytes = 0;
 	node = r->firstchild;
 	for (int i = 0; i < NEW_CHILDREN_MAX; i++) {
-		if (node == r->settled_child || !node)
+		if (node == r->settled_child || node == r->settled_next || !node)
 			break;
 		if (bpf_probe_read_user(p->scratch, 80, (void *)node))
 			return;
 		if (!is_transaction(p, node)) {
-			bytes += WORD(p->scratch, CONTEXT(mem_allocated));
-			count++;
-			if (!newest)
-				newest = node;
+			r->new_bytes += WORD(p->scratch, CONTEXT(mem_allocated));
+			r->new_children++;
+			if (!r->new_child)
+				r->new_child = node;
 		}
 		node = WORD(p->scratch, CONTEXT(nextchild));
 	}
-	if (node == r->settled_child) {
-		p->new_children += count;
-		p->growth_bytes += bytes;
-	}
-	r->settled_child = newest ? newest : node;
+	account_new_children(p, root, node);
 }
 
 static __always_inline void settle_children(struct pgmt_process *p, __u32 root)

@@ -141,8 +141,14 @@ struct pgmt_root_state {
 	__u64 mem_allocated; /* MemoryContextData.mem_allocated */
 	__u64 firstchild;    /* newest child: children are pushed at the front */
 	__u64 settled_child; /* the newest one that stays, at the last settle */
-	__u64 head_block;    /* AllocSetContext.blocks */
-	__u64 freeptr;	     /* of that block: chunks taken move it */
+	__u64 settled_bytes; /* its mem_allocated then */
+	__u64 settled_next;  /* the one behind it: first, once the settled child is deleted */
+	__u64 gone_bytes;    /* of such a deleted one that none has replaced yet; 0: none */
+	__u64 new_child;     /* the newest, the number and the bytes of those ... */
+	__u64 new_children;  /* ... before the settled one, while a settle counts them */
+	__u64 new_bytes;
+	__u64 head_block; /* AllocSetContext.blocks */
+	__u64 freeptr;	  /* of that block: chunks taken move it */
 };
 
 struct pgmt_context_key {
@@ -659,7 +665,7 @@ struct pgmt_dsm_event {
 	_Static_assert(__builtin_offsetof(type, field) == (bytes), #field)
 #endif
 
-PGMT_ASSERT_SIZE(struct pgmt_root_state, 48);
+PGMT_ASSERT_SIZE(struct pgmt_root_state, 96);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
 PGMT_ASSERT_SIZE(struct pgmt_context, 88);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
