@@ -10,10 +10,10 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: scripts/fuzz.sh [--seconds N] [--built] [FUZZER...]
+usage: scripts/fuzz.sh [--seconds N] [--tree DIR] [FUZZER...]
 
   --seconds N   how long each runs (60)
-  --built       runs what is there and builds nothing
+  --tree DIR    runs those of this build folder and builds nothing (build/fuzz, which it builds)
   --list        the fuzzers, and nothing else
 
 Without a FUZZER: all of them.  Exit status 1 if one found something: the input is named, and
@@ -23,7 +23,6 @@ END
 }
 
 cd "$root"
-readonly tree=build/fuzz
 all=()
 for source in tests/fuzz/*_fuzzer.cpp; do
   name=${source##*/}
@@ -31,7 +30,7 @@ for source in tests/fuzz/*_fuzzer.cpp; do
 done
 
 seconds=60
-built=
+tree=
 names=()
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -40,7 +39,11 @@ while [[ $# -gt 0 ]]; do
     seconds=$2
     shift
     ;;
-  --built) built=1 ;;
+  --tree)
+    tree=${2:-}
+    if [[ ! -d $tree/bin ]]; then die "$tree/bin: no such folder"; fi
+    shift
+    ;;
   --list) printf '%s\n' "${all[@]}" && exit 0 ;;
   -h | --help) usage && exit 0 ;;
   *)
@@ -52,7 +55,8 @@ while [[ $# -gt 0 ]]; do
 done
 if [[ ${#names[@]} -eq 0 ]]; then names=("${all[@]}"); fi
 
-if [[ ! $built ]]; then
+if [[ ! $tree ]]; then
+  tree=build/fuzz
   say "build: fuzz"
   build fuzz
 fi

@@ -50,6 +50,10 @@ trap 'rm -rf -- "$logs"' EXIT
 failed=()
 summary=()
 
+# Sets `took`: seconds since its last call.
+took=0 lap_began=0
+lap() { took=$((SECONDS - lap_began)) lap_began=$SECONDS; }
+
 # verdict PART STATUS LOG: keeps ctest's closing lines for the end.
 verdict() {
   local part=$1 status=$2 log=$3 closing line word=passed
@@ -58,7 +62,8 @@ verdict() {
     word=FAILED
   fi
   closing=$(grep -E '^([0-9]+% tests passed|No tests were found|Total Test time|pg[0-9]+: |[[:space:]]+[0-9]+ - .*\((Failed|Not Run|Timeout|Skipped|SEGFAULT|Subprocess aborted).*\))' "$log" || true)
-  summary+=("$(printf '%-8s %s' "$part" "$word")")
+  lap
+  summary+=("$(printf '%-8s %s, %s s' "$part" "$word" "$took")")
   while read -r line; do summary+=("         $line"); done <<<"$closing"
 }
 
@@ -80,7 +85,7 @@ run_part() {
   say "$part tests"
   case $part in
   unit | asan | fuzz) as_owner "${run[@]}" --parallel "$(nproc)" ;; # no root where none is needed
-  runtime) "${run[@]}" --parallel 2 ;; # most are RUN_SERIAL all the same
+  runtime | cases) "${run[@]}" --parallel 2 ;; # what may not share the machine is RUN_SERIAL
   *) "${run[@]}" ;;
   esac 2>&1 | tee "$logs/$part" || status=1
   verdict "$part" "$status" "$logs/$part"
@@ -95,8 +100,16 @@ else
   if [[ $ci ]]; then die "CI asked for every test, and some need root"; fi
 fi
 
+lap
+summary+=("$(printf '%-8s %s s' install "$took")")
+
 # A build that fails is a failure of its own; what was built is tested all the same.
-try_build() { build "$@" || failed+=("build of $1"); }
+try_build() {
+  local word=built
+  build "$@" || { word=FAILED && failed+=("build of $1"); }
+  lap
+  summary+=("$(printf '%-8s %s, %s s' "$1" "$word" "$took")")
+}
 
 if wants layouts; then
   say "layouts"
@@ -108,13 +121,12 @@ if wants unit || wants runtime || wants cases || wants regress; then
   say "build: release"
   try_build release
 fi
-if wants asan; then
-  say "build: unit tests with sanitizers"
-  try_build asan unit_tests
-fi
-if wants fuzz; then
-  say "build: fuzzers"
-  try_build fuzz
+sanitized=()
+if wants asan; then sanitized+=(unit_tests); fi
+if wants fuzz; then sanitized+=(fuzzers); fi
+if [[ ${#sanitized[@]} -gt 0 ]]; then
+  say "build: ${sanitized[*]}, with sanitizers"
+  try_build asan "${sanitized[@]}"
 fi
 
 run_part unit release unit
@@ -122,7 +134,7 @@ run_part asan asan unit
 run_part runtime release runtime
 run_part cases release cases optional
 run_part regress release regress
-run_part fuzz fuzz fuzz
+run_part fuzz asan fuzz
 
 say "summary"
 printf '%s\n' "${summary[@]}"

@@ -309,7 +309,6 @@ TEST_F(KernelHalfTest, a_transaction_is_no_growth)
 TEST_F(KernelHalfTest, blames_nobody_for_what_was_found_late)
 {
   auto session = cluster().connect();
-  Kernel kernel(cluster(), Level::statement);
   // One round trip each, in one go: far less than the 10 ms between two close looks.
   const auto pipeline = [&](const std::vector<std::string> &statements) {
     PGconn *c = session.get();
@@ -328,6 +327,9 @@ TEST_F(KernelHalfTest, blames_nobody_for_what_was_found_late)
   std::vector<std::string> statements(400, "SELECT 'innocent'");
   for (std::size_t i = 0; i < statements.size(); i += 100)
     statements[i] = "LISTEN grows_" + std::to_string(i); // a list cell in TopMemoryContext
+  // The first innocent one does fill the session's caches.  On a slow machine it is seen to.
+  pipeline({"SELECT 'innocent'", "LISTEN warm", "SELECT 'innocent'"});
+  Kernel kernel(cluster(), Level::statement);
   std::uint64_t bytes = 0;
   for (int round = 0; round < 20; ++round) {
     pipeline(statements);
