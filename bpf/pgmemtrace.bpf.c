@@ -640,7 +640,7 @@ static __always_inline void compare_root(struct pgmt_process *p, __u32 root, __u
 		was->freeptr = freeptr;
 	}
 	if (!known) /* found by the settle: what is first here may be the transaction's */
-		was->settled_child = was->settled_next = 0;
+		was->settled_first = was->settled_child = was->settled_next = 0;
 	was->context = context;
 	was->mem_allocated = mem_allocated;
 	was->firstchild = firstchild;
@@ -762,10 +762,13 @@ static __noinline void count_new_children(struct pgmt_process *p, __u32 root)
 	account_new_children(p, root, node);
 }
 
+/* In a transaction its context is the first at each settle: no news, and no look at it. */
 static __always_inline void settle_children(struct pgmt_process *p, __u32 root)
 {
-	if (p->roots[root].firstchild != p->roots[root].settled_child)
-		count_new_children(p, root);
+	if (p->roots[root].firstchild == p->roots[root].settled_first)
+		return;
+	p->roots[root].settled_first = p->roots[root].firstchild;
+	count_new_children(p, root);
 }
 
 /* ---- full walks ---- */
@@ -897,10 +900,17 @@ static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
 
 #define UNKNOWN_BYTES (~0ULL)
 
+/*
+ * A context takes some 0.1 to 0.5 us.  What a walk took beyond this, it was preempted: one slice of
+ * a busy machine, paid like a cost, would make it the last walk for a minute.
+ */
+#define WALK_CONTEXT_MAX_NS 2000
+
 static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 {
 	struct walk_frame frame = {.p = p};
 	struct pgmt_walk *w;
+	__u64 took, most;
 
 	if (!p)
 		return;
@@ -922,7 +932,9 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 	p->walk_bytes = w->bytes;
 	p->walked_ns = now;
 	p->walked_cpu_ns = cpu_time();
-	p->walk_cost_ns = bpf_ktime_get_ns() - now;
+	took = bpf_ktime_get_ns() - now;
+	most = (w->contexts + 16) * WALK_CONTEXT_MAX_NS;
+	p->walk_cost_ns = took < most ? took : most;
 	p->walk_total_ns += p->walk_cost_ns;
 	p->timed_ns = 0;
 	if (baseline) {

@@ -140,7 +140,8 @@ struct pgmt_root_state {
 	__u64 context;	     /* its address; 0: not there */
 	__u64 mem_allocated; /* MemoryContextData.mem_allocated */
 	__u64 firstchild;    /* newest child: children are pushed at the front */
-	__u64 settled_child; /* the newest one that stays, at the last settle */
+	__u64 settled_first; /* firstchild at the last settle */
+	__u64 settled_child; /* the newest one that stays, then */
 	__u64 settled_bytes; /* its mem_allocated then */
 	__u64 settled_next;  /* the one behind it: first, once the settled child is deleted */
 	__u64 gone_bytes;    /* of such a deleted one that none has replaced yet; 0: none */
@@ -665,7 +666,7 @@ struct pgmt_dsm_event {
 	_Static_assert(__builtin_offsetof(type, field) == (bytes), #field)
 #endif
 
-PGMT_ASSERT_SIZE(struct pgmt_root_state, 96);
+PGMT_ASSERT_SIZE(struct pgmt_root_state, 104);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
 PGMT_ASSERT_SIZE(struct pgmt_context, 88);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);

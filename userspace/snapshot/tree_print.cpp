@@ -59,7 +59,7 @@ Indexes breadth_first(const std::vector<Context> &contexts)
   if (!contexts.empty())
     order.push_back(0);
   for (std::size_t at = 0; at < order.size(); ++at)
-    order.insert(order.end(), children[order[at]].begin(), children[order[at]].end());
+    std::ranges::copy(children[order[at]], std::back_inserter(order));
   return order;
 }
 
