@@ -23,6 +23,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <unistd.h>
@@ -156,8 +157,8 @@ void attach(Bench &bench)
 {
   Selection selection;
   selection.pids = {bench.cluster->postmaster_pid()};
-  bench.servers = std::make_unique<ServerList>(
-      must(ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()})));
+  bench.servers = std::make_unique<ServerList>(must(
+      ServerList::find({.selection = std::move(selection), .postgres_btf = {}, .proc = Proc()})));
   const auto &binary = *bench.servers->binaries().front();
   bench.probes = std::make_unique<Probes>(
       must(Probes::load(binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1})));
