@@ -301,13 +301,14 @@ INSTANTIATE_TEST_SUITE_P(EveryMajor, FakeDsm, testing::Values(13, 14, 15, 16, 17
 
 TEST(DsmHandle, is_in_the_name_of_each_kind_of_mapping)
 {
-  EXPECT_EQ(dsm_handle_of("/dev/shm/PostgreSQL.4294967294"), 4294967294U);
-  EXPECT_EQ(dsm_handle_of("/srv/data/pg_dynshmem/mmap.12"), 12U);
-  EXPECT_EQ(dsm_handle_of("/SYSV0000007b"), 123U);
-  EXPECT_FALSE(dsm_handle_of("/dev/shm/PostgreSQL.4294967296"));
-  EXPECT_FALSE(dsm_handle_of("/dev/shm/PostgreSQL.12x"));
-  EXPECT_FALSE(dsm_handle_of("/dev/shm/PostgreSQL."));
-  EXPECT_FALSE(dsm_handle_of("/dev/zero"));
+  EXPECT_TRUE(is_mapping_of("/dev/shm/PostgreSQL.4294967294", 4294967294U));
+  EXPECT_TRUE(is_mapping_of("/srv/data/pg_dynshmem/mmap.12", 12));
+  EXPECT_TRUE(is_mapping_of("/SYSV0000007b", 123));
+  EXPECT_TRUE(is_mapping_of("/SYSV5a0b7cea", 0xa5f48316)); // no key is negative
+  EXPECT_FALSE(is_mapping_of("/SYSVa5f48316", 0xa5f48316));
+  EXPECT_FALSE(is_mapping_of("/dev/shm/PostgreSQL.112", 12));
+  EXPECT_FALSE(is_mapping_of("/dev/shm/PostgreSQL.12x", 12));
+  EXPECT_FALSE(is_mapping_of("/dev/zero", 0));
 }
 
 } // namespace

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "collect/dsm_files.h"
 
-#include <charconv>
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -23,23 +23,12 @@ UniqueFd open_below(const Proc &proc, pid_t pid, std::string_view folder, const 
 
 } // namespace
 
-std::optional<std::uint32_t> dsm_handle_of(std::string_view mapped_path)
+bool is_mapping_of(std::string_view mapped_path, std::uint32_t handle)
 {
-  const auto handle = [&](std::string_view before, int base) -> std::optional<std::uint32_t> {
-    const auto at = mapped_path.rfind(before);
-    if (at == std::string_view::npos)
-      return std::nullopt;
-    const char *const first = mapped_path.data() + at + before.size();
-    const char *const end = mapped_path.data() + mapped_path.size();
-    std::uint32_t value = 0;
-    const auto parsed = std::from_chars(first, end, value, base);
-    return parsed.ec == std::errc() && parsed.ptr == end ? std::optional(value) : std::nullopt;
-  };
-  if (const auto posix = handle("/dev/shm/PostgreSQL.", 10))
-    return posix;
-  if (const auto mmap = handle("pg_dynshmem/mmap.", 10))
-    return mmap;
-  return handle("/SYSV", 16);
+  const std::uint32_t key = handle > INT32_MAX ? 0U - handle : handle;
+  return mapped_path.ends_with(fmt::format("/dev/shm/PostgreSQL.{}", handle)) ||
+         mapped_path.ends_with(fmt::format("/pg_dynshmem/mmap.{}", handle)) ||
+         mapped_path == fmt::format("/SYSV{:08x}", key);
 }
 
 std::optional<DsmFile> DsmFile::open(const Proc &proc, pid_t postmaster, std::uint32_t handle)

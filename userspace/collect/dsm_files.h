@@ -20,9 +20,9 @@
 
 namespace pgmemtrace {
 
-// The handle in the name of a mapping: "/dev/shm/PostgreSQL.123", "/x/pg_dynshmem/mmap.123",
-// "/SYSV0000007b".
-std::optional<std::uint32_t> dsm_handle_of(std::string_view mapped_path);
+// By the name of a mapping: "/dev/shm/PostgreSQL.123", "/x/pg_dynshmem/mmap.123", "/SYSV0000007b".
+// A System V key is the handle, negated where it would be negative as an int (dsm_impl.c).
+bool is_mapping_of(std::string_view mapped_path, std::uint32_t handle);
 
 class DsmFile {
 public:

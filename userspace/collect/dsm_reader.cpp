@@ -112,7 +112,7 @@ Result<> DsmReader::find_control(ForeignMemory &postmaster)
   if (!maps)
     return none("it is gone", ESRCH);
   const auto mapping = std::ranges::find_if(
-      *maps, [&](const Proc::Mapping &m) { return dsm_handle_of(m.path) == *handle; });
+      *maps, [&](const Proc::Mapping &m) { return is_mapping_of(m.path, *handle); });
   if (mapping == maps->end())
     return none("its control segment is not mapped");
   control_handle_ = *handle;
