@@ -141,16 +141,14 @@ void Pipeline::step()
     copies_->drain();
   notice_activity(now);
   read_counts(now);
-  serve_extension(now);              // who asks, waits
-  const bool swept = sweep_due(now); // ... and the trees of who is due: snapshots
-  const bool looked = look_at_dsm(now);
-  dirty_ |= swept;
-  news_ |= swept || looked;
+  serve_extension(now); // who asks, waits
+  sweep_due(now);       // ... and the trees of who is due: snapshots
+  look_at_dsm(now);
   govern(now); // what our probes cost, and whether that is allowed
 
   const auto pause = std::min<Duration>(kWriteAtMostEvery, options_.schedule.interval);
   const bool due =
-      (dirty_ && now - written_ >= pause) || now - written_ >= options_.schedule.interval;
+      (changed_ && now - written_ >= pause) || now - written_ >= options_.schedule.interval;
   if (!news_ && !due)
     return;
   news_ = false;
@@ -161,7 +159,7 @@ void Pipeline::step()
   if (changes.empty() && !due)
     return;
   written_ = now;
-  dirty_ = false;
+  changed_ = false;
   snapshot.health = health();
   write(snapshot, changes); // sinks
 }
@@ -221,6 +219,8 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       options_.warn(copies.error());
   }
   news_ |= !changes.vanished.empty();
+  changed_ |= !changes.vanished.empty() || !changes.servers_vanished.empty() ||
+              !changes.servers_appeared.empty();
   for (const auto &gone : changes.vanished) {
     if (reader_)
       reader_->forget(gone.pid); // while we know whose it was
@@ -276,12 +276,12 @@ bool Pipeline::probed(const Watched &watched) const
   return attachment && attachment->probes.level() > Level::sweep;
 }
 
-// Who works is swept sooner.  With probes the slots say so; without them, used CPU time.
+// Who works is swept sooner.  With probes the slots say so; without them, the CPU time that it had
+// used when we looked at /proc.
 void Pipeline::notice_activity(Time now)
 {
-  const bool look_at_cpu = now >= look_after_;
+  const bool cpu_known = followed_ == now;
   working_ = false;
-  const auto began = thread_cpu();
   if (reader_ &&
       now - tidied_ >= (reader_->untidy() ? kTidyAtMostEvery : options_.schedule.interval)) {
     tidied_ = now;
@@ -306,13 +306,13 @@ void Pipeline::notice_activity(Time now)
       }
       continue;
     }
-    if (!look_at_cpu || !watched.last)
+    if (!cpu_known || !watched.last)
       continue;
-    if (const auto stat = Proc().stat(id.pid); stat && stat->cpu_ticks != watched.last->cpu_ticks)
+    if (const auto *process = servers_.find_process(id.pid);
+        process && process->cpu_ticks != watched.last->cpu_ticks)
       schedule_.active(id);
   }
-  if (look_at_cpu)
-    look_after_ = now + pause_after(thread_cpu() - began, reader_ != nullptr);
+  changed_ |= working_;
 }
 
 // What levels block and alloc counted, before the sweeps that take it.
@@ -353,17 +353,17 @@ std::uint64_t Pipeline::requests_of(pid_t pid) const
 }
 
 // Once per interval, and nothing in between: it only matters what stays.
-bool Pipeline::look_at_dsm(Time now)
+void Pipeline::look_at_dsm(Time now)
 {
   note_dsm_made();
   if (looked_at_dsm_ != Time{} && now - looked_at_dsm_ < options_.schedule.interval)
-    return false;
+    return;
   looked_at_dsm_ = now;
   dsm_.look(servers_, [this](pid_t pid) { return requests_of(pid); });
-  return true;
+  news_ = true;
 }
 
-bool Pipeline::sweep_due(Time now)
+void Pipeline::sweep_due(Time now)
 {
   const auto began = thread_cpu();
   bool any = false;
@@ -377,7 +377,6 @@ bool Pipeline::sweep_due(Time now)
   }
   if (any)
     sweep_seconds_ = seconds(thread_cpu() - began);
-  return any;
 }
 
 bool Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now,
@@ -418,6 +417,8 @@ bool Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now,
 
   const auto found = first ? SweepSchedule::Found::a_change : compare(*watched.last, *snapshot);
   watched.last = std::move(snapshot);
+  news_ = true;
+  changed_ |= found != SweepSchedule::Found::the_same;
   const auto cost = thread_cpu() - began;
   if (exact)
     watched.exact_after = now + std::max<Duration>(kExactEvery, cost * kExactShare);
@@ -459,8 +460,6 @@ Extension::View Pipeline::look(const ProcessId &id, Time now)
   blocks_.refresh();
   allocs_.refresh();
   const bool read = sweep(*process, watched->second, now, Pass::exact);
-  dirty_ |= read;
-  news_ |= read;
   return {.snapshot = watched->second.last, .now = read};
 }
 
@@ -545,9 +544,11 @@ void Pipeline::govern(Time now)
           attachment->governor.ratio_of(period) > attachment->governor.ratio_of(dearest))
         dearest = period;
     }
-    if (const auto level = attachment->governor.judge(dearest, now))
+    if (const auto level = attachment->governor.judge(dearest, now)) {
+      changed_ = true;
       if (auto done = attachment->probes.set_level(*level); !done)
         options_.warn(done.error());
+    }
   }
 }
 

@@ -92,7 +92,7 @@ private:
   void apply(const ServerList::Changes &changes, Time now);
   void notice_activity(Time now);
   bool probed(const Watched &watched) const;
-  bool sweep_due(Time now);
+  void sweep_due(Time now);
   // nullopt: as deep as is due.  False: it could not be read.
   bool sweep(const ServerProcess &process, Watched &watched, Time now,
              std::optional<Pass> pass = std::nullopt);
@@ -100,7 +100,7 @@ private:
   void serve_extension(Time now);
   Extension::View look(const ProcessId &id, Time now);
   void note_dsm_made();
-  bool look_at_dsm(Time now);
+  void look_at_dsm(Time now);
   std::uint64_t requests_of(pid_t pid) const;
   void escalate(std::span<const Violation> changes, Time now);
   void govern(Time now);
@@ -131,12 +131,12 @@ private:
   SweepStats sweep_stats_; // of processes that are gone
   double sweep_seconds_ = 0;
   std::map<pid_t, Governor::Period> periods_; // by postmaster, the last one
-  Time followed_{}, follow_after_{}, look_after_{}, governed_{}, written_{}, tidied_{},
-      read_counts_after_{}, looked_at_dsm_{};
+  Time followed_{}, follow_after_{}, governed_{}, written_{}, tidied_{}, read_counts_after_{},
+      looked_at_dsm_{};
   std::uint64_t counted_hits_ = 0; // when counts were last read
   bool newcomers_ = false;         // the kernel half saw processes that we do not know yet
-  bool dirty_ = false;             // something was swept since the last write
-  bool news_ = true;               // ... or came, or went, since the rules last looked
+  bool changed_ = false;           // anything that sinks show, since the last write
+  bool news_ = true;               // a sweep or a look at DSM since the rules last looked
   bool working_ = false;           // some process was, when we last looked
 };
 

@@ -190,6 +190,27 @@ TEST_F(RunTest, follows_a_server_through_a_restart_and_a_new_one)
   EXPECT_EQ(daemon->stop(), 0);
 }
 
+// Who scrapes does not wait for the next interval.
+TEST_F(RunTest, counts_who_comes_and_who_goes_as_it_happens)
+{
+  auto server = PostgresCluster::start({.conf = {"cluster_name = 'counted'"}});
+  ASSERT_TRUE(server) << to_string(server.error());
+  auto daemon = start_daemon({"--pid", std::to_string((*server)->postmaster_pid()), "--listen",
+                              "127.0.0.1:0", "--interval", "1h"});
+  ASSERT_TRUE(daemon);
+  const int port = daemon->listen_port();
+  const auto sessions = [&] {
+    return metric(port,
+                  "pgmemtrace_processes{instance=\"counted\",backend_type=\"client backend\"}")
+        .value_or(0);
+  };
+  {
+    const auto one = (*server)->connect();
+    EXPECT_TRUE(eventually([&] { return sessions() == 1; }));
+  }
+  EXPECT_TRUE(eventually([&] { return sessions() == 0; }));
+}
+
 // ---- how it ends --------------------------------------------------------------------
 
 TEST_F(RunTest, ends_cleanly_on_signals_and_leaves_no_probe)

@@ -202,13 +202,16 @@ ServerList::Changes ServerList::refresh()
 
 void ServerList::forget_the_dead(Changes &changes)
 {
-  const auto lives = [&](ProcessId id) {
+  const auto alive = [&](ProcessId id) {
     const auto stat = options_.proc.stat(id.pid);
-    return stat && stat->start == id.start && stat->state != 'Z' && stat->state != 'X';
+    return stat && stat->start == id.start && stat->state != 'Z' && stat->state != 'X'
+               ? stat
+               : std::nullopt;
   };
   for (auto it = processes_.begin(); it != processes_.end();) {
     const ProcessId id = it->first;
-    if (lives(id)) {
+    if (const auto stat = alive(id)) {
+      it->second.cpu_ticks = stat->cpu_ticks;
       ++it;
       continue;
     }
@@ -220,7 +223,7 @@ void ServerList::forget_the_dead(Changes &changes)
   }
   for (auto it = servers_.begin(); it != servers_.end();) {
     const ProcessId id{it->first, it->second.start};
-    if (processes_.contains(id) || lives(id)) {
+    if (processes_.contains(id) || alive(id)) {
       ++it;
       continue;
     }
@@ -228,7 +231,7 @@ void ServerList::forget_the_dead(Changes &changes)
     labels_.release(id.pid);
     it = servers_.erase(it);
   }
-  std::erase_if(refused_, [&](const ProcessId &id) { return !lives(id); });
+  std::erase_if(refused_, [&](const ProcessId &id) { return !alive(id); });
 }
 
 // One round's grace: whoever holds a pointer learns of it from `changes` first.

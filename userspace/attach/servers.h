@@ -52,6 +52,7 @@ struct ServerProcess {
   ProcessIdentity identity;
   std::uint64_t load_bias = 0;
   const Binary *binary = nullptr; // owned by the ServerList
+  std::uint64_t cpu_ticks = 0;    // as of the last refresh() that knew it before; Proc::Stat
 };
 
 struct Server {
