@@ -241,7 +241,7 @@ int method_called(struct pt_regs *ctx)
 	struct pgmt_calls *calls;
 	struct pgmt_process *p;
 
-	p = begin_often(ctx, PGMT_PROBE_ALLOC);
+	p = begin(ctx, PGMT_PROBE_ALLOC);
 	if (!p)
 		return 0;
 	if (p->request.pending.chunk.context)

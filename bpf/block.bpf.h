@@ -97,7 +97,7 @@ static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p,
 		return;
 	p->growth.bytes = bytes;
 	p->growth.blocks = 1;
-	p->growth.last_ns = bpf_ktime_get_ns();
+	p->growth.last_ns = coarse_time(p);
 	if (capture_stack(ctx, p))
 		return; /* the daemon counts it */
 	g = bpf_map_lookup_elem(&growths, &p->growth_key);
@@ -202,7 +202,7 @@ static __noinline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 	if (before > c->peak_bytes)
 		c->peak_bytes = before;
 	c->bytes = before + bytes;
-	c->seen_ns = bpf_ktime_get_ns(); /* a parameter more would be one too many */
+	c->seen_ns = coarse_time(p);
 	c->gained += bytes;
 	c->gains++;
 	if (record_all) {
@@ -272,7 +272,7 @@ static __always_inline __u64 block_bytes(struct pgmt_process *p,
 }
 
 static __noinline void give_back(struct pgmt_process *p, const volatile struct pgmt_site *site,
-				 __u64 context, __u64 bytes, __u64 now)
+				 __u64 context, __u64 bytes)
 {
 	struct pgmt_context *c;
 
@@ -288,7 +288,7 @@ static __noinline void give_back(struct pgmt_process *p, const volatile struct p
 	if (!c)
 		return;
 	c->bytes = c->bytes > bytes && c->seen_ns >= blocks_since ? c->bytes - bytes : 0;
-	c->seen_ns = now;
+	c->seen_ns = coarse_time(p);
 	c->returned += bytes;
 	if (record_all)
 		record_return(p, site, c->name, bytes);
@@ -298,7 +298,7 @@ static __noinline void give_back(struct pgmt_process *p, const volatile struct p
 #define BLOCK_BYTES_MAX (1ULL << 40)
 
 static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process *p,
-				       const volatile struct pgmt_site *site, __u64 now)
+				       const volatile struct pgmt_site *site)
 {
 	__u64 block = PT_REGS_PARM1(ctx), bytes = 0;
 
@@ -314,7 +314,7 @@ static __always_inline void free_block(struct pt_regs *ctx, struct pgmt_process 
 		lose(PGMT_LOSS_READ_BLOCK);
 		return;
 	}
-	give_back(p, site, held(ctx, p, site), bytes, now);
+	give_back(p, site, held(ctx, p, site), bytes);
 }
 
 static __noinline void resize_block(struct pt_regs *ctx, struct pgmt_process *p,
@@ -331,7 +331,7 @@ static __noinline void resize_block(struct pt_regs *ctx, struct pgmt_process *p,
 	else if (wanted > bytes)
 		gain(ctx, p, site, context, wanted - bytes);
 	else
-		give_back(p, site, context, bytes - wanted, bpf_ktime_get_ns());
+		give_back(p, site, context, bytes - wanted);
 }
 
 SEC("uprobe.multi")
@@ -339,11 +339,10 @@ int block_change(struct pt_regs *ctx)
 {
 	const volatile struct pgmt_site *site = site_of(ctx);
 	struct pgmt_process *p;
-	__u64 now;
 
 	if (blocks_since == ~0ULL)
 		return 0;
-	p = begin(ctx, PGMT_PROBE_BLOCK, &now);
+	p = begin(ctx, PGMT_PROBE_BLOCK);
 	if (!p)
 		return 0;
 	switch (site->kind) {
@@ -357,7 +356,7 @@ int block_change(struct pt_regs *ctx)
 		resize_block(ctx, p, site);
 		break;
 	case PGMT_SITE_RETURN:
-		free_block(ctx, p, site, now);
+		free_block(ctx, p, site);
 		break;
 	}
 	finish(p, PGMT_PROBE_BLOCK);

@@ -22,7 +22,7 @@ static __always_inline void want_text(struct pgmt_process *p)
 		capture_activity(p);
 }
 
-static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p, __u64 now)
+static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p)
 {
 	struct pgmt_dsm_event *e;
 
@@ -33,7 +33,7 @@ static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p, __u
 		lose(PGMT_LOSS_RING_FULL);
 		return;
 	}
-	fill_header(&e->header, p, PGMT_EVENT_DSM, p->phase, now);
+	fill_header(&e->header, p, PGMT_EVENT_DSM, p->phase, coarse_time(p));
 	e->handle = argument(ctx, PGMT_PROBE_DSM, 1);
 	e->size = argument(ctx, PGMT_PROBE_DSM, 2);
 	e->request = p->requests;
@@ -52,15 +52,14 @@ SEC("uprobe.multi")
 int dsm_made(struct pt_regs *ctx)
 {
 	struct pgmt_process *p;
-	__u64 now;
 
 	if ((__u32)argument(ctx, PGMT_PROBE_DSM, 0) != DSM_OP_CREATE)
 		return 0;
-	p = begin(ctx, PGMT_PROBE_DSM, &now);
+	p = begin(ctx, PGMT_PROBE_DSM);
 	if (!p)
 		return 0;
 	want_text(p);
-	send_dsm(ctx, p, now);
+	send_dsm(ctx, p);
 	finish(p, PGMT_PROBE_DSM);
 	return 0;
 }

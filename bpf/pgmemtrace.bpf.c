@@ -336,6 +336,21 @@ static __always_inline __u64 read_word(__u64 address)
 	return word;
 }
 
+/*
+ * The time as of the process's first hit in this tick: good enough for what is done every so many
+ * milliseconds, and the clock takes up to 50 ns.
+ */
+static __always_inline __u64 coarse_time(struct pgmt_process *p)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (p->tick != tick) {
+		p->tick = tick;
+		p->tick_ns = bpf_ktime_get_ns();
+	}
+	return p->tick_ns;
+}
+
 static __always_inline void send_header(struct pgmt_process *p, __u32 type, __u32 tgid)
 {
 	struct pgmt_event_header *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
@@ -430,6 +445,7 @@ static __noinline void come_back(struct pgmt_process *p, __u32 probe)
 	p->phase = PGMT_PHASE_IDLE;
 	p->pending_growth = 0;
 	p->text_request = 0;
+	p->tick = 0;
 	__builtin_memset(p->roots, 0, sizeof(p->roots)); /* the next look is the baseline */
 	if (within_request(probe))
 		join_request(p, counted);
@@ -498,8 +514,16 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 	return p;
 }
 
-/* The slot of the process that was hit; NULL if it is not ours to count. */
-static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u32 probe)
+/*
+ * The slot of a process, plus one, and above it the epoch of the level for which it was found: by
+ * the low bits of its tgid, where others may come to lie.  The slot itself says whose it is.
+ * Asking task storage takes some 60 ns more.
+ */
+#define HINTS 4096
+__u64 hints[HINTS];
+
+/* By task storage, which ends with its task: a pid that comes again has none. */
+static __noinline struct pgmt_process *find_process(struct pt_regs *ctx, __u32 probe)
 {
 	struct task_state *task;
 	struct pgmt_process *p;
@@ -523,11 +547,28 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u3
 				task->epoch = level_epoch;
 				come_back(p, probe);
 			}
+			hints[p->tgid & (HINTS - 1)] = (__u64)level_epoch << 32 | (slot + 1);
 			return p;
 		}
 		task->slot = 0;
 	}
 	return admit(ctx, task, probe);
+}
+
+/* The slot of the process that was hit; NULL if it is not ours to count. */
+static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u32 probe)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	__u64 hint = hints[tgid & (HINTS - 1)];
+	__u32 slot = (__u32)hint - 1;
+	struct pgmt_process *p;
+
+	if (hint >> 32 == level_epoch) {
+		p = bpf_map_lookup_elem(&processes, &slot);
+		if (p && p->tgid == tgid && p->binary == binary_index)
+			return p;
+	}
+	return find_process(ctx, probe);
 }
 
 #define SAMPLE_MAX_NS 100000
@@ -538,21 +579,8 @@ static __always_inline bool count_hit(struct pgmt_process *p, __u32 probe)
 	return (++p->hits[probe] & 63) == 0;
 }
 
-/* Begins a program: whose hit, counted, and when.  NULL: not ours. */
-static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 probe, __u64 *now)
-{
-	struct pgmt_process *p = process_of(ctx, probe);
-
-	if (!p)
-		return NULL;
-	*now = bpf_ktime_get_ns();
-	if (count_hit(p, probe))
-		p->timed_ns = *now;
-	return p;
-}
-
-/* The same where it does not matter when: the clock takes up to 50 ns. */
-static __always_inline struct pgmt_process *begin_often(struct pt_regs *ctx, __u32 probe)
+/* Begins a program: whose hit, counted.  NULL: not ours. */
+static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 probe)
 {
 	struct pgmt_process *p = process_of(ctx, probe);
 
@@ -817,7 +845,7 @@ static __always_inline void keep_context(struct pgmt_process *p, __u64 bytes)
 	if (!c)
 		return;
 	c->bytes = bytes;
-	c->seen_ns = bpf_ktime_get_ns();
+	c->seen_ns = coarse_time(p);
 	if (p->walk.baseline)
 		c->start_bytes = bytes;
 	if (bytes > c->peak_bytes)
@@ -909,8 +937,8 @@ static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
 static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 {
 	struct walk_frame frame = {.p = p};
+	__u64 began = bpf_ktime_get_ns(), took, most;
 	struct pgmt_walk *w;
-	__u64 took, most;
 
 	if (!p)
 		return;
@@ -932,7 +960,7 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 	p->walk_bytes = w->bytes;
 	p->walked_ns = now;
 	p->walked_cpu_ns = cpu_time();
-	took = bpf_ktime_get_ns() - now;
+	took = bpf_ktime_get_ns() - began;
 	most = (w->contexts + 16) * WALK_CONTEXT_MAX_NS;
 	p->walk_cost_ns = took < most ? took : most;
 	p->walk_total_ns += p->walk_cost_ns;
@@ -1165,9 +1193,10 @@ int boundary_start(struct pt_regs *ctx)
 	struct pgmt_process *p;
 	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_START, &now);
+	p = begin(ctx, PGMT_PROBE_START);
 	if (!p)
 		return 0;
+	now = coarse_time(p);
 	if (!nested(p, ctx)) {
 		if (statement_began(p, now))
 			capture_query(p, argument(ctx, PGMT_PROBE_START, 0));
@@ -1186,9 +1215,10 @@ int boundary_end(struct pt_regs *ctx)
 	bool outer;
 	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_END, &now);
+	p = begin(ctx, PGMT_PROBE_END);
 	if (!p)
 		return 0;
+	now = coarse_time(p);
 	/* Cursors interleave and errors skip ends: the QueryDesc tells the statement's own. */
 	outer = p->query_desc == argument(ctx, PGMT_PROBE_END, 0);
 	/* All memory of the statement is still there: the one moment to see its peak. */
@@ -1220,9 +1250,10 @@ int boundary_util(struct pt_regs *ctx)
 	struct pgmt_process *p;
 	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_UTILITY, &now);
+	p = begin(ctx, PGMT_PROBE_UTILITY);
 	if (!p)
 		return 0;
+	now = coarse_time(p);
 	if (!nested(p, ctx)) {
 		if (statement_began(p, now))
 			capture_text(p, argument(ctx, PGMT_PROBE_UTILITY, 0),
@@ -1243,9 +1274,10 @@ int boundary_settle(struct pt_regs *ctx)
 	struct pgmt_process *p;
 	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_SETTLE, &now);
+	p = begin(ctx, PGMT_PROBE_SETTLE);
 	if (!p)
 		return 0;
+	now = coarse_time(p);
 	settled(p, now);
 	p->requests++;
 	finish(p, PGMT_PROBE_SETTLE);
@@ -1259,9 +1291,10 @@ int boundary_xact(struct pt_regs *ctx)
 	struct pgmt_process *p;
 	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_XACT, &now);
+	p = begin(ctx, PGMT_PROBE_XACT);
 	if (!p)
 		return 0;
+	now = coarse_time(p);
 	settled(p, now);
 	p->transactions++;
 	finish(p, PGMT_PROBE_XACT);
@@ -1275,12 +1308,14 @@ int process_exit(struct pt_regs *ctx)
 	struct pgmt_process *p;
 	__u64 now;
 
-	p = begin(ctx, PGMT_PROBE_EXIT, &now);
+	p = begin(ctx, PGMT_PROBE_EXIT);
 	if (!p)
 		return 0;
+	now = coarse_time(p);
 	compare_lasting_roots(p, true);
 	walk(p, now, false);
 	p->exited = 1;
+	hints[p->tgid & (HINTS - 1)] = 0; /* its pid may come again before the slot is free */
 	send_header(p, PGMT_EVENT_EXIT, p->tgid);
 	finish(p, PGMT_PROBE_EXIT);
 	return 0;

@@ -530,6 +530,8 @@ struct pgmt_process {
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
 	__u64 walked_cpu_ns;	   /* CPU time of the thread then */
+	__u64 tick;		   /* of the last hit that read the clock: jiffies */
+	__u64 tick_ns;		   /* ... and what it said */
 	__u64 hits[PGMT_PROBES];
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
