@@ -519,8 +519,7 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
  * the low bits of its tgid, where others may come to lie.  The slot itself says whose it is.
  * Asking task storage takes some 60 ns more.
  */
-#define HINTS 4096
-__u64 hints[HINTS];
+__u64 hints[PGMT_HINTS];
 
 /* By task storage, which ends with its task: a pid that comes again has none. */
 static __noinline struct pgmt_process *find_process(struct pt_regs *ctx, __u32 probe)
@@ -547,7 +546,7 @@ static __noinline struct pgmt_process *find_process(struct pt_regs *ctx, __u32 p
 				task->epoch = level_epoch;
 				come_back(p, probe);
 			}
-			hints[p->tgid & (HINTS - 1)] = (__u64)level_epoch << 32 | (slot + 1);
+			hints[p->tgid & (PGMT_HINTS - 1)] = (__u64)level_epoch << 32 | (slot + 1);
 			return p;
 		}
 		task->slot = 0;
@@ -559,7 +558,7 @@ static __noinline struct pgmt_process *find_process(struct pt_regs *ctx, __u32 p
 static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u32 probe)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	__u64 hint = hints[tgid & (HINTS - 1)];
+	__u64 hint = hints[tgid & (PGMT_HINTS - 1)];
 	__u32 slot = (__u32)hint - 1;
 	struct pgmt_process *p;
 
@@ -1315,7 +1314,7 @@ int process_exit(struct pt_regs *ctx)
 	compare_lasting_roots(p, true);
 	walk(p, now, false);
 	p->exited = 1;
-	hints[p->tgid & (HINTS - 1)] = 0; /* its pid may come again before the slot is free */
+	hints[p->tgid & (PGMT_HINTS - 1)] = 0; /* its pid may come again before the slot is free */
 	send_header(p, PGMT_EVENT_EXIT, p->tgid);
 	finish(p, PGMT_PROBE_EXIT);
 	return 0;

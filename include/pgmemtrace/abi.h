@@ -25,6 +25,7 @@
 #define PGMT_STACK_FRAMES 64
 #define PGMT_METHOD_SITES 32 /* of level alloc, per binary; a power of two */
 #define PGMT_PASSERS 32
+#define PGMT_HINTS 4096	       /* of the slots of processes; a power of two */
 #define PGMT_STACK_BYTES 16384 /* of a stack that is copied to be unwound, at most */
 
 /* The programs, in the order of hits[] and of the metric label "probe". */

@@ -4,10 +4,13 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include "collect/sweep.h"
 #include "support/c_functions.h"
@@ -58,6 +61,46 @@ TEST_F(KernelHalfTest, counts_statements_of_every_kind_once)
   session.exec("SELECT 1; SELECT 2; SELECT 3"); // three in one request
   settle(kernel, session, 6);
   EXPECT_EQ(kernel.take(session).statements, 8u);
+}
+
+// Threads take their numbers from where processes do.
+pid_t take_number()
+{
+  pid_t number = 0;
+  std::thread([&] { number = gettid(); }).join();
+  return number;
+}
+
+// A session whose process has the pid of `one`, but for a multiple of `distance`; nothing if others
+// came in between too often.
+std::optional<Session> connect_at_distance(const PostgresCluster &cluster, const Session &one,
+                                           pid_t distance)
+{
+  const pid_t wanted = one.backend_pid() % distance;
+  for (int i = 0; i < 20; ++i) {
+    for (int taken = 0; taken < 2 * distance && (take_number() + 1) % distance != wanted;)
+      ++taken;
+    if (auto session = cluster.connect(); session.backend_pid() % distance == wanted)
+      return session;
+  }
+  return std::nullopt;
+}
+
+TEST_F(KernelHalfTest, processes_whose_numbers_end_alike_are_told_apart)
+{
+  auto one = cluster().connect();
+  auto other = connect_at_distance(cluster(), one, PGMT_HINTS);
+  ASSERT_TRUE(other);
+  Kernel kernel(cluster(), Level::statement);
+  for (int i = 0; i < 5; ++i) {
+    one.exec("SELECT 1");
+    other->exec("SELECT 1");
+    other->exec("SELECT 2");
+  }
+  settle(kernel, one, 5);
+  settle(kernel, *other, 10);
+  EXPECT_EQ(kernel.take(one).statements, 5u);
+  EXPECT_EQ(kernel.take(*other).statements, 10u);
 }
 
 TEST_F(KernelHalfTest, an_error_ends_its_statement)
