@@ -108,16 +108,11 @@ static __noinline void capture_call(struct pt_regs *ctx, struct heap_call *call)
 static __always_inline __u64 asking_task(__u64 tgid)
 {
 	struct task_state *task = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), NULL, 0);
-	struct pgmt_process *p;
-	__u32 slot;
+	struct pgmt_process *p = NULL;
 
-	if (!task || !task->slot)
-		return PGMT_QUERY_NONE;
-	slot = task->slot - 1;
-	p = bpf_map_lookup_elem(&processes, &slot);
-	if (!p || p->tgid != tgid || p->binary != binary_index)
-		return PGMT_QUERY_NONE;
-	return asking(p);
+	if (task && task->slot)
+		p = process_in(task->slot - 1, tgid);
+	return p ? asking(p) : PGMT_QUERY_NONE;
 }
 
 /* ---- what it comes to ---- */

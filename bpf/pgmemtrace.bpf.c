@@ -337,8 +337,8 @@ static __always_inline __u64 read_word(__u64 address)
 }
 
 /*
- * The time as of the process's first hit in this tick: good enough for what is done every so many
- * milliseconds, and the clock takes up to 50 ns.
+ * The time as of the process's first hit in this tick, never ahead of the clock: good enough for
+ * what is done every so many milliseconds, and the clock takes up to 50 ns.
  */
 static __always_inline __u64 coarse_time(struct pgmt_process *p)
 {
@@ -474,6 +474,14 @@ static __always_inline __u64 link_address(struct pt_regs *ctx, __u32 probe)
 	}
 }
 
+/* The slot of this index, if this process has it and this object owns it. */
+static __always_inline struct pgmt_process *process_in(__u32 slot, __u32 tgid)
+{
+	struct pgmt_process *p = bpf_map_lookup_elem(&processes, &slot);
+
+	return p && p->tgid == tgid && p->binary == binary_index ? p : NULL;
+}
+
 /* First hit of a process, or the first since the selection changed. */
 static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task,
 					     __u32 probe)
@@ -559,15 +567,11 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u3
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	__u64 hint = hints[tgid & (PGMT_HINTS - 1)];
-	__u32 slot = (__u32)hint - 1;
-	struct pgmt_process *p;
+	struct pgmt_process *p = NULL;
 
-	if (hint >> 32 == level_epoch) {
-		p = bpf_map_lookup_elem(&processes, &slot);
-		if (p && p->tgid == tgid && p->binary == binary_index)
-			return p;
-	}
-	return find_process(ctx, probe);
+	if (hint >> 32 == level_epoch)
+		p = process_in((__u32)hint - 1, tgid);
+	return p ? p : find_process(ctx, probe);
 }
 
 #define SAMPLE_MAX_NS 100000

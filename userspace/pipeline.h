@@ -136,8 +136,8 @@ private:
   std::uint64_t counted_hits_ = 0; // when counts were last read
   bool newcomers_ = false;         // the kernel half saw processes that we do not know yet
   bool changed_ = false;           // anything that sinks show, since the last write
-  bool news_ = true;               // a sweep or a look at DSM since the rules last looked
-  bool working_ = false;           // some process was, when we last looked
+  bool news_ = true;     // swept, looked at DSM, or somebody went, since the rules last looked
+  bool working_ = false; // some process was, when we last looked
 };
 
 } // namespace pgmemtrace

@@ -600,7 +600,7 @@ enum pgmt_event_type {
 struct pgmt_event_header {
 	__u32 type; /* enum pgmt_event_type */
 	__u32 tgid;
-	__u64 time_ns; /* bpf_ktime_get_ns(): CLOCK_MONOTONIC */
+	__u64 time_ns; /* CLOCK_MONOTONIC, up to a tick behind */
 	__u32 phase;   /* enum pgmt_phase; of growth: where it was seen */
 	__u32 slot;    /* of the process; PGMT_NO_SLOT: it was refused */
 };

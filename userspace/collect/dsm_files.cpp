@@ -13,6 +13,13 @@
 namespace pgmemtrace {
 namespace {
 
+// Where a segment lies: below the root directory, or below the data directory.
+std::string posix_file(std::uint32_t handle)
+{
+  return fmt::format("dev/shm/PostgreSQL.{}", handle);
+}
+std::string mmap_file(std::uint32_t handle) { return fmt::format("pg_dynshmem/mmap.{}", handle); }
+
 UniqueFd open_below(const Proc &proc, pid_t pid, std::string_view folder, const std::string &file)
 {
   const UniqueFd root(::open(proc.path(pid, folder).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -26,16 +33,16 @@ UniqueFd open_below(const Proc &proc, pid_t pid, std::string_view folder, const 
 bool is_mapping_of(std::string_view mapped_path, std::uint32_t handle)
 {
   const std::uint32_t key = handle > INT32_MAX ? 0U - handle : handle;
-  return mapped_path.ends_with(fmt::format("/dev/shm/PostgreSQL.{}", handle)) ||
-         mapped_path.ends_with(fmt::format("/pg_dynshmem/mmap.{}", handle)) ||
+  return mapped_path.ends_with('/' + posix_file(handle)) ||
+         mapped_path.ends_with('/' + mmap_file(handle)) ||
          mapped_path == fmt::format("/SYSV{:08x}", key);
 }
 
 std::optional<DsmFile> DsmFile::open(const Proc &proc, pid_t postmaster, std::uint32_t handle)
 {
-  auto fd = open_below(proc, postmaster, "root", fmt::format("dev/shm/PostgreSQL.{}", handle));
+  auto fd = open_below(proc, postmaster, "root", posix_file(handle));
   if (!fd)
-    fd = open_below(proc, postmaster, "cwd", fmt::format("pg_dynshmem/mmap.{}", handle));
+    fd = open_below(proc, postmaster, "cwd", mmap_file(handle));
   struct stat st {};
   if (!fd || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0)
     return std::nullopt;
