@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // calibrate.bpf.c - the program that does nothing, to learn what a hit itself costs.
 //
-// Two ways to attach it; userspace loads the one that this kernel has.
+// Two ways to attach it to code, userspace loads the one that this kernel has; and one to sends.
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -17,6 +17,13 @@ int calibrate_multi(void *ctx)
 
 SEC("?uprobe")
 int calibrate_perf(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+
+SEC("?raw_tp/sock_send_length")
+int calibrate_send(void *ctx)
 {
 	(void)ctx;
 	return 0;

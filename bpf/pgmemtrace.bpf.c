@@ -109,6 +109,10 @@ struct QueryDesc {
 	const char *sourceText;
 };
 
+struct Port {
+	int sock;
+};
+
 struct PgBackendStatus {
 	long st_activity_start_timestamp;
 	char *st_activity_raw;
@@ -136,6 +140,10 @@ const volatile __u32 mm_brk = 0; /* in its mm_struct */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 top_transaction_context = 0;
 const volatile __u64 my_be_entry = 0;
+const volatile __u64 my_proc_port = 0;
+const volatile __u64 message_context = 0;
+const volatile __u64 current_memory_context = 0;
+const volatile __u64 debug_query_string = 0;
 /* arm64: number of the register that holds a function's argument at the probe's site. */
 const volatile __u8 argument_registers[PGMT_PROBES][PGMT_PROBE_ARGUMENTS] = {};
 
@@ -173,10 +181,13 @@ volatile __u64 statements_since;
  */
 volatile __u64 blocks_since;
 
+/* Level alloc: all methods have their probes.  0: these come or go one by one. */
+volatile __u32 methods_complete;
+
 /* Raised whenever the level rose: between two values nobody knows what a process did. */
 volatile __u32 level_epoch;
 
-/* ---- maps: shared by the objects of all binaries ---- */
+/* ---- maps: shared by the objects of all binaries, but for postmasters ---- */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -222,6 +233,15 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } selection_epoch SEC(".maps");
+
+/* Postmasters that run this binary, and their load bias, which all that they fork share. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u64);
+} postmasters SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -447,6 +467,7 @@ static __noinline void come_back(struct pgmt_process *p, __u32 probe)
 	p->text_request = 0;
 	p->tick = 0;
 	__builtin_memset(p->roots, 0, sizeof(p->roots)); /* the next look is the baseline */
+	__builtin_memset(p->owners, 0, sizeof(p->owners));
 	if (within_request(probe))
 		join_request(p, counted);
 }
@@ -483,7 +504,7 @@ static __always_inline struct pgmt_process *process_in(__u32 slot, __u32 tgid)
 }
 
 /* First hit of a process, or the first since the selection changed. */
-static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_state *task,
+static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state *task,
 					     __u32 probe)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0, slot;
@@ -512,7 +533,7 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 	p->tgid = tgid;
 	p->binary = binary_index;
 	p->slot = slot;
-	p->load_bias = PT_REGS_IP(ctx) - link_address(ctx, probe);
+	p->load_bias = load_bias;
 	p->first_hit_ns = bpf_ktime_get_ns();
 	if (within_request(probe))
 		join_request(p, false);
@@ -530,7 +551,7 @@ static __noinline struct pgmt_process *admit(struct pt_regs *ctx, struct task_st
 __u64 hints[PGMT_HINTS];
 
 /* By task storage, which ends with its task: a pid that comes again has none. */
-static __noinline struct pgmt_process *find_process(struct pt_regs *ctx, __u32 probe)
+static __noinline struct pgmt_process *find_process(__u64 load_bias, __u32 probe)
 {
 	struct task_state *task;
 	struct pgmt_process *p;
@@ -559,27 +580,32 @@ static __noinline struct pgmt_process *find_process(struct pt_regs *ctx, __u32 p
 		}
 		task->slot = 0;
 	}
-	return admit(ctx, task, probe);
+	return admit(load_bias, task, probe);
+}
+
+/* Mostly that is all there is to look at. */
+static __always_inline struct pgmt_process *known_process(__u32 tgid)
+{
+	__u64 hint = hints[tgid & (PGMT_HINTS - 1)];
+
+	return hint >> 32 == level_epoch ? process_in((__u32)hint - 1, tgid) : NULL;
 }
 
 /* The slot of the process that was hit; NULL if it is not ours to count. */
 static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u32 probe)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	__u64 hint = hints[tgid & (PGMT_HINTS - 1)];
-	struct pgmt_process *p = NULL;
+	struct pgmt_process *p = known_process(bpf_get_current_pid_tgid() >> 32);
 
-	if (hint >> 32 == level_epoch)
-		p = process_in((__u32)hint - 1, tgid);
-	return p ? p : find_process(ctx, probe);
+	return p ? p : find_process(PT_REGS_IP(ctx) - link_address(ctx, probe), probe);
 }
 
 #define SAMPLE_MAX_NS 100000
 
 /* One run in 64 is timed, for the governor; walks are timed on their own. */
-static __always_inline bool count_hit(struct pgmt_process *p, __u32 probe)
+static __always_inline void count_hit(struct pgmt_process *p, __u32 probe)
 {
-	return (++p->hits[probe] & 63) == 0;
+	if ((++p->hits[probe] & 63) == 0)
+		p->timed_ns = bpf_ktime_get_ns();
 }
 
 /* Begins a program: whose hit, counted.  NULL: not ours. */
@@ -587,8 +613,8 @@ static __always_inline struct pgmt_process *begin(struct pt_regs *ctx, __u32 pro
 {
 	struct pgmt_process *p = process_of(ctx, probe);
 
-	if (p && count_hit(p, probe))
-		p->timed_ns = bpf_ktime_get_ns();
+	if (p)
+		count_hit(p, probe);
 	return p;
 }
 
@@ -1118,11 +1144,8 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	compare_lasting_roots(p, due || p->detail_wanted);
 	settle_children(p, PGMT_ROOT_TOP);
 	settle_children(p, PGMT_ROOT_CACHE);
-	if (due) {
+	if (due)
 		p->settle_detail_ns = now;
-		if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
-			walk(p, now, true);
-	}
 	if (p->growth_bytes != before && !p->pending_growth)
 		note_growth(p);
 	if (p->pending_growth) {
@@ -1271,21 +1294,24 @@ int boundary_util(struct pt_regs *ctx)
 	return 0;
 }
 
+static __always_inline void request_settled(struct pgmt_process *p)
+{
+	settled(p, coarse_time(p));
+	p->requests++;
+	finish(p, PGMT_PROBE_SETTLE);
+}
+
 SEC("uprobe.multi")
 int boundary_settle(struct pt_regs *ctx)
 {
-	struct pgmt_process *p;
-	__u64 now;
+	struct pgmt_process *p = begin(ctx, PGMT_PROBE_SETTLE);
 
-	p = begin(ctx, PGMT_PROBE_SETTLE);
-	if (!p)
-		return 0;
-	now = coarse_time(p);
-	settled(p, now);
-	p->requests++;
-	finish(p, PGMT_PROBE_SETTLE);
+	if (p)
+		request_settled(p);
 	return 0;
 }
+
+#include "answer.bpf.h"
 
 /* Only attached to processes that never settle, by pid. */
 SEC("uprobe.multi")

@@ -24,7 +24,7 @@ dlist_node prev next
 dlist_head head
 QueryDesc operation plannedstmt sourceText estate planstate already_executed totaltime
 PlannedStmt type commandType queryId stmt_location stmt_len
-Port database_name user_name
+Port sock database_name user_name
 BackgroundWorker bgw_name bgw_type
 HeapTupleData t_len
 catcacheheader ch_caches ch_ntup

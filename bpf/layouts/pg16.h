@@ -106,7 +106,8 @@ struct PlannedStmt {
 /* libpq/libpq-be.h */
 
 struct Port {
-	char unread1[328];
+	int sock; /* pgsocket */
+	char unread1[324];
 	char *database_name;
 	char *user_name;
 };

@@ -125,7 +125,8 @@ struct PlannedStmt {
 /* libpq/libpq-be.h */
 
 struct Port {
-	char unread1[320];
+	int sock; /* pgsocket */
+	char unread1[316];
 	char *database_name;
 	char *user_name;
 };

@@ -126,7 +126,8 @@ struct PlannedStmt {
 /* libpq/libpq-be.h */
 
 struct Port {
-	char unread1[384];
+	int sock; /* pgsocket */
+	char unread1[380];
 	char *database_name;
 	char *user_name;
 };

@@ -33,7 +33,7 @@ enum pgmt_probe {
 	PGMT_PROBE_START,   /* standard_ExecutorStart */
 	PGMT_PROBE_END,	    /* standard_ExecutorEnd */
 	PGMT_PROBE_UTILITY, /* standard_ProcessUtility */
-	PGMT_PROBE_SETTLE,  /* ReadyForQuery */
+	PGMT_PROBE_SETTLE,  /* ReadyForQuery, or the send of its answer: bpf/answer.bpf.h */
 	PGMT_PROBE_XACT,    /* AtEOXact_Snapshot; by pid, only processes that never settle */
 	PGMT_PROBE_EXIT,    /* proc_exit */
 	PGMT_PROBE_DSM,	    /* dsm_impl_op: a segment of dynamic shared memory is made */
@@ -305,6 +305,8 @@ struct pgmt_method_site {
 	__u16 end_at;	     /* in a block: where it ends */
 	__u16 chunk_size_at; /* in a context of Slab: what all its chunks have */
 	__u16 node_at;	     /* in a block: what its context's list of blocks points to */
+	__u8 framed; /* the frame pointer is its own already; else the return address is on top */
+	__u8 unused;
 };
 
 /* Code that asks for others: the caller is whoever called it.  Its frame pointer leads there. */
@@ -377,6 +379,14 @@ struct pgmt_pending {
 	__u64 site;   /* index of the method */
 	__u64 at;     /* where the pointer to its block will be */
 	__u64 before; /* what is there; 0: it does not matter */
+};
+
+#define PGMT_OWNERS 64 /* of a process, remembered at level alloc; a power of two */
+
+/* A context that was asked lately. */
+struct pgmt_owner {
+	__u64 context; /* 0: none */
+	__u64 name;
 };
 
 /* Scratch space of one request. */
@@ -530,10 +540,14 @@ struct pgmt_process {
 
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
-	__u64 walked_cpu_ns;	   /* CPU time of the thread then */
+	__u64 message_context;	   /* MessageContext; 0: no answer was seen yet */
 	__u64 tick;		   /* of the last hit that read the clock: jiffies */
 	__u64 tick_ns;		   /* ... and what it said */
 	__u64 hits[PGMT_PROBES];
+
+	__u32 client_fd; /* with message_context: the socket that answers go to */
+	__u32 unused;
+	__u64 walked_cpu_ns; /* CPU time of the thread at walked_ns */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
 
@@ -585,6 +599,7 @@ struct pgmt_process {
 	struct pgmt_name name;
 	struct pgmt_stack stack;
 	struct pgmt_request request;
+	struct pgmt_owner owners[PGMT_OWNERS];
 	__u64 copies_ns; /* copies of stacks are paid for until then */
 	struct pgmt_stack_place place;
 } __attribute__((aligned(64)));

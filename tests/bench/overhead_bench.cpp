@@ -10,7 +10,7 @@
 //   point   pipelined prepared point queries, one Sync each, one session
 //   calls   point, by call of palloc, pfree, repalloc, reset: level alloc beside level block
 //   loop    a PL/pgSQL loop of SELECTs, one session
-//   tpcb    pgbench TPC-B, 8 clients: the server's CPU time per transaction
+//   tpcb    pgbench TPC-B, 8 clients: the server's CPU time per transaction; of three times as long
 //   attach  200 backends: attach and detach
 //   daemon  200 idle backends: the daemon's own CPU and memory
 //   rivals  point, with bpftrace counting at the entries of the same functions
@@ -20,6 +20,7 @@
 #include <chrono>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -120,13 +121,21 @@ nlohmann::json report(const std::string &part, const std::string &what, const st
 
 struct Bench {
   int rounds;
-  double stretch; // seconds
+  double stretch;            // seconds
+  std::vector<Level> wanted; // empty: all
   std::unique_ptr<PostgresCluster> cluster;
   std::unique_ptr<ServerList> servers;
   KernelMaps maps{{}};
   std::unique_ptr<Probes> probes;
   std::unique_ptr<test::Daemon> recorder;
 
+  // Those of `all` that were asked for.
+  std::vector<Level> asked_for(std::vector<Level> all) const
+  {
+    if (!wanted.empty())
+      std::erase_if(all, [&](Level level) { return std::ranges::count(wanted, level) == 0; });
+    return all;
+  }
   void level(Level level)
   {
     if (auto done = probes->set_level(level); !done)
@@ -162,6 +171,8 @@ void attach(Bench &bench)
   const auto &binary = *bench.servers->binaries().front();
   bench.probes = std::make_unique<Probes>(
       must(Probes::load(binary, plan_probes(*binary.elf), bench.maps, {.binary_index = 1})));
+  for (const auto &[pid, server] : bench.servers->servers())
+    must(bench.probes->add_server(pid, server.load_bias));
 }
 
 // Programs that do nothing where ours would be: what the traps alone cost.
@@ -174,7 +185,9 @@ public:
     const void *bytes = calibrate_bpf::elf_bytes(&size);
     object_.reset(bpf_object__open_mem(bytes, size, nullptr));
     program_ = bpf_object__find_program_by_name(object_.get(), "calibrate_multi");
+    sends_ = bpf_object__find_program_by_name(object_.get(), "calibrate_send");
     bpf_program__set_autoload(program_, true);
+    bpf_program__set_autoload(sends_, true);
     if (bpf_object__load(object_.get()) != 0)
       must(Result<Ok>(Error{"load the empty program", errno}));
   }
@@ -182,9 +195,10 @@ public:
   void attach(Level level)
   {
     std::vector<unsigned long> offsets;
+    send_link_.reset(bpf_program__attach(sends_)); // settle: no trap
     for (const auto &site : plan_.sites)
-      if (site.probe != PGMT_PROBE_XACT && level_of(site.probe) <= level &&
-          !(site.block && site.block->record_only))
+      if (site.probe != PGMT_PROBE_XACT && site.probe != PGMT_PROBE_SETTLE &&
+          level_of(site.probe) <= level && !(site.block && site.block->record_only))
         offsets.push_back(site.file_offset);
     bpf_uprobe_multi_opts multi{};
     multi.sz = sizeof(multi);
@@ -192,10 +206,14 @@ public:
     multi.cnt = offsets.size();
     link_.reset(
         bpf_program__attach_uprobe_multi(program_, -1, binary_.open_path.c_str(), nullptr, &multi));
-    if (!link_)
+    if (!link_ || !send_link_)
       must(Result<Ok>(Error{"attach the empty program", errno}));
   }
-  void detach() { link_.reset(); }
+  void detach()
+  {
+    link_.reset();
+    send_link_.reset();
+  }
 
 private:
   struct Free {
@@ -205,8 +223,8 @@ private:
   const Binary &binary_;
   Plan plan_;
   std::unique_ptr<bpf_object, Free> object_;
-  bpf_program *program_ = nullptr;
-  std::unique_ptr<bpf_link, Free> link_;
+  bpf_program *program_ = nullptr, *sends_ = nullptr;
+  std::unique_ptr<bpf_link, Free> link_, send_link_;
 };
 
 // Our probes at each of `levels`, and recording every block: by the second stretch its stacks are
@@ -214,10 +232,12 @@ private:
 void levels(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
             const std::vector<Level> &levels, const std::function<double()> &measure)
 {
-  for (Level level : levels)
+  for (Level level : bench.asked_for(levels))
     out.push_back(
         report(part, fmt::format("level {}", to_string(level)), "us",
                pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));
+  if (bench.asked_for({Level::block}).empty())
+    return;
   out.push_back(report(part, "level block, every stack", "us", pairs(rounds, measure, [&](bool on) {
                          bench.record(on);
                          if (on)
@@ -230,7 +250,7 @@ void every_level(Bench &bench, nlohmann::json &out, const std::string &part, int
                  const std::vector<Level> &all, const std::function<double()> &measure)
 {
   EmptyProbes empty(bench);
-  for (Level level : all)
+  for (Level level : bench.asked_for(all))
     out.push_back(report(
         part, fmt::format("level {}, empty programs", to_string(level)), "us",
         pairs(rounds, measure, [&](bool on) { on ? empty.attach(level) : empty.detach(); })));
@@ -401,43 +421,72 @@ void load(Bench &bench, nlohmann::json &out)
 
 // ---- pgbench --------------------------------------------------------------------------
 
-test::CommandResult pgbench(const PostgresCluster &cluster, const std::vector<std::string> &args)
+std::vector<std::string> pgbench_command(const PostgresCluster &cluster,
+                                         const std::vector<std::string> &args)
 {
   std::vector<std::string> argv{cluster.bin("pgbench").string(), "-h",
                                 cluster.socket_directory().string(), "-U", "postgres"};
   argv.insert(argv.end(), args.begin(), args.end());
   argv.emplace_back("postgres");
-  auto result = test::run_command(argv, {.limit = std::chrono::seconds(300)});
-  if (result.status != 0) {
-    std::cerr << "error: pgbench: " << result.err << '\n';
-    exit(3);
-  }
-  return result;
+  return argv;
 }
 
-// CPU seconds of the server: its children that ended, and those that live.
-double server_cpu(const Bench &bench)
+void pgbench(const PostgresCluster &cluster, const std::vector<std::string> &args)
 {
-  const Proc proc;
-  std::uint64_t ticks = 0;
-  if (const auto postmaster = proc.stat(bench.cluster->postmaster_pid()))
-    ticks += postmaster->cpu_ticks + postmaster->children_ticks;
-  for (pid_t pid : proc.pids())
-    if (const auto stat = proc.stat(pid); stat && stat->ppid == bench.cluster->postmaster_pid())
-      ticks += stat->cpu_ticks;
-  return static_cast<double>(ticks) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  const auto result =
+      test::run_command(pgbench_command(cluster, args), {.limit = std::chrono::seconds(300)});
+  if (result.status == 0)
+    return;
+  std::cerr << "error: pgbench: " << result.err << '\n';
+  exit(3);
 }
+
+// pgbench's default script on sessions that stay: what it costs the server, between two looks.
+class TpcB {
+public:
+  explicit TpcB(const Bench &bench)
+      : bench_(bench), session_(bench.cluster->connect()),
+        pgbench_(must(test::ChildProcess::spawn(
+            pgbench_command(*bench.cluster, {"-n", "-c", "8", "-j", "2", "-T", "3600"}))))
+  {
+  }
+  // Microseconds of the server's CPU time per transaction over `stretch` seconds.
+  double run(double stretch)
+  {
+    const auto before = look();
+    std::this_thread::sleep_for(Seconds(stretch));
+    const auto after = look();
+    return (after.cpu_ns - before.cpu_ns) * 1e-3 / (after.transactions - before.transactions);
+  }
+
+private:
+  struct Look {
+    double cpu_ns = 0, transactions = 0;
+  };
+  // Each transaction takes a number.
+  Look look()
+  {
+    Look look{.transactions =
+                  std::stod(session_.value("SELECT pg_snapshot_xmax(pg_current_snapshot())"))};
+    const Proc proc;
+    for (pid_t pid : proc.pids())
+      if (const auto stat = proc.stat(pid); stat && stat->ppid == bench_.cluster->postmaster_pid())
+        look.cpu_ns += std::stod("0" + test::read_text(proc.path(pid, "schedstat")));
+    return look;
+  }
+
+  const Bench &bench_;
+  Session session_;
+  test::ChildProcess pgbench_; // killed at the end
+};
 
 void tpcb(Bench &bench, nlohmann::json &out)
 {
-  every_level(
-      bench, out, "tpcb", std::max(bench.rounds, 20),
-      {Level::request, Level::statement, Level::block}, [&] {
-        const double before = server_cpu(bench);
-        const auto result = pgbench(*bench.cluster, {"-n", "-c", "8", "-j", "2", "-t", "1500"});
-        // pgbench's sessions end with it, and the postmaster reaps them at once.
-        return (server_cpu(bench) - before) * 1e6 / (8 * 1500);
-      });
+  TpcB load(bench);
+  load.run(5); // its sessions come
+  every_level(bench, out, "tpcb", std::max(bench.rounds, 20),
+              {Level::request, Level::statement, Level::block},
+              [&] { return load.run(3 * bench.stretch); });
 }
 
 // ---- attach, detach ---------------------------------------------------------------------
@@ -552,10 +601,18 @@ int main(int argc, char **argv)
   app.add_option("--rounds", rounds, "Pairs of off and on")->capture_default_str();
   app.add_option("--stretch", stretch, "Seconds of each stretch of point queries")
       ->capture_default_str();
+  std::vector<Level> wanted;
+  app.add_option("--levels", wanted, "Of point, loop, load and tpcb only these levels")
+      ->delimiter(',')
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, Level>{{"request", Level::request},
+                                                               {"statement", Level::statement},
+                                                               {"block", Level::block},
+                                                               {"alloc", Level::alloc}}));
   app.add_option("--parts", parts, "Which parts to run")->delimiter(',')->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
-  Bench bench{.rounds = rounds, .stretch = stretch};
+  Bench bench{.rounds = rounds, .stretch = stretch, .wanted = std::move(wanted)};
   bench.cluster = must(test::PostgresCluster::start(
       {.conf = {"shared_buffers = '256MB'", "max_connections = 250", "autovacuum = off",
                 "max_wal_size = '4GB'", "checkpoint_timeout = '1h'"}}));

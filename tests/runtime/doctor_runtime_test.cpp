@@ -54,6 +54,7 @@ TEST_F(DoctorRuntimeTest, places_all_probes_on_instructions_that_the_kernel_emul
     EXPECT_GT(probe["callers"], 0) << probe;
     EXPECT_GT(probe["seconds_per_hit"], 0.0) << probe;
   }
+  EXPECT_EQ(probes["settle"]["tracepoint"], "sock_send_length");
   EXPECT_EQ(report["binaries"][0]["frame_pointers"], true); // as Debian and Ubuntu build it
   EXPECT_GT(report["calibration"]["emulated_seconds"], 0.0);
   EXPECT_GT(report["calibration"]["stepped_seconds"], 0.0);

@@ -124,6 +124,23 @@ TEST(Doctor, aligns_the_plan_and_marks_what_is_dear)
                 "  not placed: start at standard_ExecutorStart: nothing in the binary calls it\n"));
 }
 
+// Where kernel and build let us, ReadyForQuery itself is not probed.
+TEST(Doctor, says_that_settle_needs_no_trap)
+{
+  auto report = good();
+  report.calibration->send_seconds = 0.04e-6;
+  const auto settle = [&] { return object(report)["binaries"][0]["probes"][0]; };
+  EXPECT_EQ(settle()["tracepoint"], nullptr);
+  EXPECT_DOUBLE_EQ(settle()["seconds_per_hit"], 0.9e-6);
+  report.binaries[0].tells_answers = true;
+  EXPECT_EQ(settle()["tracepoint"], "sock_send_length");
+  EXPECT_DOUBLE_EQ(settle()["seconds_per_hit"], 0.08e-6);
+  EXPECT_THAT(text(report), HasSubstr("  settle  request     the answer's send  -            "
+                                      "tracepoint, no trap  -        0.08 us\n"));
+  report.calibration->send_seconds = 0; // an older kernel
+  EXPECT_EQ(settle()["tracepoint"], nullptr);
+}
+
 TEST(Doctor, prints_the_plan_of_one_build_once)
 {
   auto report = good();

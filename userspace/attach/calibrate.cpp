@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// calibrate.cpp - two probed functions, their unprobed twins, and a median.
+// calibrate.cpp - two probed functions, their unprobed twins, sends, and a median.
 #include "attach/calibrate.h"
 
 #include <algorithm>
@@ -10,8 +10,10 @@
 #include <optional>
 
 #include <link.h>
+#include <sys/socket.h>
 
 #include "attach/empty_probes.h"
+#include "util/file.h"
 
 // In assembly, so that no compiler, option or sanitizer decides what is probed.
 #if defined(__x86_64__)
@@ -53,6 +55,9 @@ using Function = void (*)();
 constexpr int kRounds = 15;
 constexpr int kEmulatedHits = 1000;
 constexpr int kSteppedHits = 50;
+constexpr int kSends = 100;
+// A send itself takes 1 to 3 us, more or less: the difference may come out as nothing.
+constexpr double kLeastSendSeconds = 20e-9;
 constexpr const char *kSelf = "/proc/self/exe";
 
 struct Search {
@@ -87,6 +92,12 @@ double seconds_per_call(Function function, int calls)
   return std::chrono::duration<double>(Clock::now() - start).count() / calls;
 }
 
+double median(std::array<double, kRounds> values)
+{
+  std::nth_element(values.begin(), values.begin() + kRounds / 2, values.end());
+  return values[kRounds / 2];
+}
+
 // The median of paired differences: a round that was preempted falls out.
 double added_by_probe(Function probed, Function plain, int calls)
 {
@@ -94,8 +105,45 @@ double added_by_probe(Function probed, Function plain, int calls)
   std::array<double, kRounds> added{};
   for (double &round : added)
     round = seconds_per_call(probed, calls) - seconds_per_call(plain, calls);
-  std::nth_element(added.begin(), added.begin() + kRounds / 2, added.end());
-  return std::max(added[kRounds / 2], 0.0);
+  return std::max(median(added), 0.0);
+}
+
+// Seconds of a send to ourselves.
+std::optional<double> seconds_per_send()
+{
+  std::array<int, 2> ends{};
+  if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+    return std::nullopt;
+  const UniqueFd to(ends[0]), from(ends[1]);
+  std::array<double, kRounds> rounds{};
+  for (double &round : rounds) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    for (int i = 0; i < kSends; i++) {
+      char byte = 0;
+      if (send(to.get(), &byte, 1, 0) != 1 || recv(from.get(), &byte, 1, 0) != 1)
+        return std::nullopt;
+    }
+    round = std::chrono::duration<double>(Clock::now() - start).count() / kSends;
+  }
+  return median(rounds);
+}
+
+// 0: this kernel cannot be probed there.
+double added_to_send()
+{
+  const auto before = seconds_per_send();
+  std::optional<double> probed;
+  {
+    const auto probes = EmptyProbes::attach_to_sends();
+    if (!probes)
+      return 0;
+    probed = seconds_per_send();
+  }
+  const auto after = seconds_per_send();
+  if (!before || !probed || !after)
+    return 0;
+  return std::max(*probed - (*before + *after) / 2, kLeastSendSeconds);
 }
 
 } // namespace
@@ -111,7 +159,8 @@ Result<Calibration> calibrate()
     return probes.error();
   return Calibration{
       .emulated_seconds = added_by_probe(pgmt_emulated_probed, pgmt_emulated_plain, kEmulatedHits),
-      .stepped_seconds = added_by_probe(pgmt_stepped_probed, pgmt_stepped_plain, kSteppedHits)};
+      .stepped_seconds = added_by_probe(pgmt_stepped_probed, pgmt_stepped_plain, kSteppedHits),
+      .send_seconds = added_to_send()};
 }
 
 } // namespace pgmemtrace

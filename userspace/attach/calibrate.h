@@ -9,6 +9,8 @@ namespace pgmemtrace {
 struct Calibration {
   double emulated_seconds = 0; // one hit of an empty program on an emulated instruction
   double stepped_seconds = 0;  // on a single-stepped one
+  // The same behind a send, by the kernel's tracepoint (bpf/answer.bpf.h); 0: it has none.
+  double send_seconds = 0;
 };
 
 // Probes two private functions of our own executable and calls them in tight loops, paired

@@ -27,6 +27,18 @@ Result<EmptyProbes> EmptyProbes::attach(const std::string &path,
   return probes;
 }
 
+Result<EmptyProbes> EmptyProbes::attach_to_sends()
+{
+  EmptyProbes probes;
+  auto program = probes.load("calibrate_send");
+  if (!program)
+    return program.error();
+  auto kept = probes.keep(bpf_program__attach(*program), "sends");
+  if (!kept)
+    return kept.error();
+  return probes;
+}
+
 // Loads the one program of this name.
 Result<bpf_program *> EmptyProbes::load(const char *name)
 {

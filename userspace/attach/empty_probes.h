@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// empty_probes.h - probes whose program does nothing, in this process and no other.
+// empty_probes.h - probes whose program does nothing.
 //
 // For what can be learnt about a machine and its files without touching a server.
 #pragma once
@@ -19,9 +19,11 @@ namespace pgmemtrace {
 // Detached with the object; that takes some 30 ms, as the kernel waits for all CPUs.
 class EmptyProbes {
 public:
-  // At these offsets of a file.  Error: the kernel's reason.
+  // At these offsets of a file, in this process and no other.  Error: the kernel's reason.
   static Result<EmptyProbes> attach(const std::string &path,
                                     const std::vector<unsigned long> &offsets);
+  // Behind each send, of any process: kernels from 6.3 on.
+  static Result<EmptyProbes> attach_to_sends();
 
 private:
   struct Destroy {

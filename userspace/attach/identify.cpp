@@ -82,6 +82,9 @@ Binary::Globals globals_of(const ElfFile &elf)
   globals.hash_mem_multiplier = at("hash_mem_multiplier");
   globals.parallel_worker_number = at("ParallelWorkerNumber");
   globals.my_bgworker_entry = at("MyBgworkerEntry");
+  globals.message_context = at("MessageContext");
+  globals.current_memory_context = at("CurrentMemoryContext");
+  globals.debug_query_string = at("debug_query_string");
   return globals;
 }
 

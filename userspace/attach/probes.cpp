@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <set>
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fmt/format.h>
 
@@ -147,6 +147,11 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
   knobs.top_transaction_context = globals.top_transaction_context;
   knobs.my_be_entry = globals.my_be_entry;
+  knobs.my_proc_port = globals.my_proc_port;
+  knobs.message_context = globals.message_context;
+  knobs.current_memory_context = globals.current_memory_context;
+  knobs.debug_query_string = globals.debug_query_string;
+  options.answers &= globals.tell_answers();
   for (const ProbeSite &site : plan.sites)
     if (!has_table(site))
       std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS,
@@ -229,11 +234,53 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
   return link(target, pid, into);
 }
 
+Result<> Probes::attach_to(const std::vector<pid_t> &pids, pgmt_probe probe,
+                           std::vector<Link> &into)
+{
+  if (probe == PGMT_PROBE_SETTLE && attach_answers(into))
+    return Ok{};
+  for (pid_t pid : pids)
+    if (auto attached = attach(probe, pid, into); !attached && attached.error().err != ESRCH)
+      return attached.error(); // ESRCH: the process is gone; nothing to attach to
+  return Ok{};
+}
+
+// False: this kernel has no such tracepoint, or the build lacks what tells answers.
+bool Probes::attach_answers(std::vector<Link> &into)
+{
+  answers_ = false;
+  if (!options_.answers)
+    return false;
+  Link link(bpf_program__attach_raw_tracepoint(object_->progs.boundary_answer, "sock_send_length"));
+  answers_ = static_cast<bool>(link);
+  if (answers_)
+    into.push_back(std::move(link));
+  return answers_;
+}
+
+Result<> Probes::add_server(pid_t postmaster, std::uint64_t load_bias)
+{
+  if (!postmasters_.insert(postmaster).second)
+    return Ok{};
+  const auto key = static_cast<std::uint32_t>(postmaster);
+  if (bpf_map_update_elem(bpf_map__fd(object_->maps.postmasters), &key, &load_bias, BPF_ANY))
+    return Error{fmt::format("follow the sessions of server {}", postmaster), errno};
+  return Ok{};
+}
+
+void Probes::remove_server(pid_t postmaster)
+{
+  const auto key = static_cast<std::uint32_t>(postmaster);
+  if (postmasters_.erase(postmaster))
+    bpf_map_delete_elem(bpf_map__fd(object_->maps.postmasters), &key);
+}
+
 Result<> Probes::set_level(Level level)
 {
   const auto began = monotonic_ns();
   if (level < Level::block && level_ >= Level::block)
     object_->bss->blocks_since = UINT64_MAX; // not what some sites see when others are gone
+  object_->bss->methods_complete = 0;
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
     if (probe == PGMT_PROBE_XACT)
@@ -245,13 +292,11 @@ Result<> Probes::set_level(Level level)
       continue;
     std::vector<Link> links;
     const std::vector<pid_t> everyone{-1};
-    for (pid_t pid : options_.only_pids.empty() ? everyone : options_.only_pids)
-      if (auto attached = attach(probe, pid, links); !attached) {
-        if (attached.error().err == ESRCH)
-          continue; // the process is gone; nothing to attach to
-        (void)set_level(level_);
-        return attached.error();
-      }
+    const auto &pids = options_.only_pids.empty() ? everyone : options_.only_pids;
+    if (auto attached = attach_to(pids, probe, links); !attached) {
+      (void)set_level(level_);
+      return attached.error();
+    }
     links_.emplace(probe, std::move(links));
   }
   if (level == Level::sweep) {
@@ -271,6 +316,7 @@ Result<> Probes::set_level(Level level)
     object_->bss->level_epoch = object_->bss->level_epoch + 1;
   if (level >= Level::block && level_ < Level::block)
     object_->bss->blocks_since = monotonic_ns();
+  object_->bss->methods_complete = level >= Level::alloc;
   level_ = level;
   return Ok{};
 }
@@ -343,6 +389,8 @@ std::size_t Probes::attached_sites(pgmt_probe probe) const
   const bool by_pid = probe == PGMT_PROBE_BLOCK && !block_links_.empty();
   if (!links_.contains(probe) && !by_pid)
     return 0;
+  if (probe == PGMT_PROBE_SETTLE && answers_)
+    return 1;
   const auto sites = std::ranges::count_if(
       plan_.sites, [&](const ProbeSite &site) { return site.probe == probe && probed(site); });
   return static_cast<std::size_t>(sites);
@@ -355,6 +403,8 @@ bool Probes::probed(const ProbeSite &site) const
 
 double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) const
 {
+  if (probe == PGMT_PROBE_SETTLE && answers_)
+    return kColdFactor * calibration.send_seconds;
   const bool stepped =
       std::any_of(plan_.sites.begin(), plan_.sites.end(),
                   [&](const ProbeSite &site) { return site.probe == probe && !site.emulated; });
@@ -365,7 +415,8 @@ std::size_t Probes::probed_pages() const
 {
   std::set<std::uint64_t> pages;
   for (const auto &site : plan_.sites)
-    if (probed(site) && attached_sites(site.probe) > 0)
+    if (probed(site) && attached_sites(site.probe) > 0 &&
+        !(site.probe == PGMT_PROBE_SETTLE && answers_))
       pages.insert(site.file_offset / static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
   return pages.size();
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,7 @@ public:
     bool frame_pointers =
         true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
     bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)
+    bool answers = true;      // settle where the answer is sent, if this kernel and build let us
     std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
   };
 
@@ -70,6 +72,13 @@ public:
   Result<> attach_transactions(pid_t pid);
   void detach_transactions(pid_t pid);
 
+  // A server whose processes run this binary.  Until it is known, its sessions are met at their
+  // first statement, at level request never.
+  Result<> add_server(pid_t postmaster, std::uint64_t load_bias);
+  void remove_server(pid_t postmaster);
+  // Is settle seen without a trap?  bpf/answer.bpf.h
+  bool settles_by_answer() const { return answers_; }
+
   // CLOCK_MONOTONIC nanoseconds since when every statement is seen; never: UINT64_MAX.
   std::uint64_t statements_since() const { return statements_since_; }
 
@@ -94,6 +103,8 @@ private:
   Probes(std::unique_ptr<pgmemtrace_bpf, Destroy> object, UniqueFd binary, Plan plan,
          Options options);
   Result<> attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into);
+  Result<> attach_to(const std::vector<pid_t> &pids, pgmt_probe probe, std::vector<Link> &into);
+  bool attach_answers(std::vector<Link> &into);
   bool probed(const ProbeSite &site) const; // at the level that it is for
   // Where in a file, and what the program is told there.
   struct Target {
@@ -111,6 +122,8 @@ private:
   std::string path_; // what the kernel opens to find the inode
   Plan plan_;
   Options options_;
+  bool answers_ = false;
+  std::set<pid_t> postmasters_;
   Level level_ = Level::sweep;
   std::uint64_t statements_since_ = UINT64_MAX;
   std::map<pgmt_probe, std::vector<Link>> links_;

@@ -62,7 +62,8 @@ void examine_servers(const Selection &selection, DoctorReport &report)
                               .binary_replaced = is_deleted(Proc().exe(pid).value_or(""))});
   for (const auto &binary : list->binaries())
     report.binaries.push_back({binary->path, binary->version, binary->build_id,
-                               plan_probes(*binary->elf), frame_pointers(*binary->elf)});
+                               plan_probes(*binary->elf), frame_pointers(*binary->elf),
+                               binary->globals.tell_answers()});
 }
 
 } // namespace

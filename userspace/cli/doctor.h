@@ -36,6 +36,7 @@ struct DoctorReport {
     std::string path, version, build_id;
     Plan plan;
     FramePointers frame_pointers;
+    bool tells_answers = false; // Binary::Globals::tell_answers()
   };
 
   std::string selection; // DoctorOptions::pid

@@ -18,6 +18,7 @@ namespace {
 using Row = std::vector<std::string>;
 
 constexpr std::size_t kBuildIdShown = 12;
+constexpr const char *kAnswers = "sock_send_length";
 
 // Columns as wide as their longest cell; the last one is not padded.
 void print_table(const std::vector<Row> &rows, std::ostream &out)
@@ -54,13 +55,24 @@ std::string yes_no(bool value) { return value ? "yes" : "no"; }
 
 std::string microseconds(double seconds) { return fmt::format("{:.2f} us", seconds * 1e6); }
 
+// Is it seen by the kernel's tracepoint behind each send, and its site not probed?
+bool is_answer(const DoctorReport &report, const DoctorReport::Binary &binary,
+               const ProbeSite &site)
+{
+  return site.probe == PGMT_PROBE_SETTLE && binary.tells_answers && report.calibration &&
+         report.calibration->send_seconds > 0;
+}
+
 // What a hit costs in a busy server; nothing before it was calibrated.
-std::optional<double> seconds_per_hit(const DoctorReport &report, bool emulated)
+std::optional<double> seconds_per_hit(const DoctorReport &report,
+                                      const DoctorReport::Binary &binary, const ProbeSite &site)
 {
   if (!report.calibration)
     return std::nullopt;
-  return kColdFactor *
-         (emulated ? report.calibration->emulated_seconds : report.calibration->stepped_seconds);
+  const Calibration &cost = *report.calibration;
+  return kColdFactor * (is_answer(report, binary, site) ? cost.send_seconds
+                        : site.emulated                 ? cost.emulated_seconds
+                                                        : cost.stepped_seconds);
 }
 
 struct Named {
@@ -175,13 +187,20 @@ void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, 
   std::vector<Row> rows{
       {"probe", "from level", "site", "instruction", "kernel", "callers", "per hit"}};
   for (const ProbeSite &site : binary.plan.sites) {
-    const auto cost = seconds_per_hit(report, site.emulated);
-    rows.push_back({std::string(name_of(site.probe)),
-                    record_only(site) ? "record" : std::string(to_string(level_of(site.probe))),
-                    fmt::format("{}+{:#x}", site.function, site.displacement), site.instruction,
-                    site.emulated ? "emulates" : "single-steps, dear",
-                    site.callers ? std::to_string(site.callers) : "-",
-                    cost ? microseconds(*cost) : "not measured"});
+    const auto cost = seconds_per_hit(report, binary, site);
+    Row row{std::string(name_of(site.probe)),
+            record_only(site) ? "record" : std::string(to_string(level_of(site.probe))),
+            fmt::format("{}+{:#x}", site.function, site.displacement),
+            site.instruction,
+            site.emulated ? "emulates" : "single-steps, dear",
+            site.callers ? std::to_string(site.callers) : "-",
+            cost ? microseconds(*cost) : "not measured"};
+    if (is_answer(report, binary, site)) {
+      row[2] = "the answer's send";
+      row[3] = row[5] = "-";
+      row[4] = "tracepoint, no trap";
+    }
+    rows.push_back(std::move(row));
   }
   print_table(rows, out);
   for (const UnplacedProbe &probe : binary.plan.unplaced)
@@ -204,7 +223,10 @@ void print_costs(const DoctorReport &report, std::ostream &out)
     print_table(
         {{"instruction", "measured now", fmt::format("with cold caches (x{})", kColdFactor)},
          row("emulated", cost.emulated_seconds),
-         row("single-stepped", cost.stepped_seconds)},
+         row("single-stepped", cost.stepped_seconds),
+         cost.send_seconds > 0
+             ? row("none: behind a send", cost.send_seconds)
+             : Row{"none: behind a send", "this kernel has no tracepoint there", ""}},
         out);
   } else if (report.calibration_failed) {
     print_errors({*report.calibration_failed}, out);
@@ -250,7 +272,8 @@ json plan_json(const DoctorReport &report, const DoctorReport::Binary &binary)
                 {"instruction", site.instruction},
                 {"emulated", site.emulated},
                 {"callers", site.callers},
-                {"seconds_per_hit", optional_number(seconds_per_hit(report, site.emulated))}});
+                {"tracepoint", is_answer(report, binary, site) ? json(kAnswers) : json()},
+                {"seconds_per_hit", optional_number(seconds_per_hit(report, binary, site))}});
     probes.push_back(std::move(out));
   }
   for (const UnplacedProbe &unplaced : binary.plan.unplaced) {
@@ -333,6 +356,9 @@ void print_json(const DoctorReport &report, std::ostream &out)
   if (report.calibration)
     calibration = {{"emulated_seconds", report.calibration->emulated_seconds},
                    {"stepped_seconds", report.calibration->stepped_seconds},
+                   {"send_seconds", report.calibration->send_seconds > 0
+                                        ? json(report.calibration->send_seconds)
+                                        : json()},
                    {"cold_factor", kColdFactor}};
   std::vector<Error> failures;
   for (const auto &failure : {report.search_failed, report.calibration_failed})

@@ -44,6 +44,9 @@ public:
     if (!reader)
       throw std::runtime_error(to_string(reader.error()));
     reader_ = std::move(*reader);
+    for (const auto &[pid, server] : servers_->servers())
+      if (auto added = probes_->add_server(pid, server.load_bias); !added)
+        throw std::runtime_error(to_string(added.error()));
     if (auto done = probes_->set_level(level); !done)
       throw std::runtime_error(to_string(done.error()));
   }

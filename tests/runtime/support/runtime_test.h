@@ -70,8 +70,8 @@ std::optional<double> metric(int port, const std::string &series);
 // How often a probe was hit, in one server or in all that the daemon watches.
 double probe_hits(int port, const std::string &probe, const std::string &instance = {});
 
-// The ids of the uprobe links that a process holds on a file called `postgres`, or another.  Those
-// of other daemons on the machine are no business of the test.
+// The ids of the uprobe links that a process holds on a file called `postgres`, or another, and of
+// those behind sends.  Those of other daemons on the machine are no business of the test.
 std::set<unsigned> probe_links(pid_t holder, const std::string &file = "postgres");
 // Which of them live in the kernel, whoever holds them now:
 //   EXPECT_TRUE(eventually([&] { return living(links).empty(); }));

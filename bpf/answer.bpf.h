@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * answer.bpf.h - the end of a round trip, seen where its answer is sent: without a trap.
+ *
+ * A part of pgmemtrace.bpf.c.  ReadyForQuery always sends what is left of the answer, so the
+ * kernel's own tracepoint behind each send (sock_send_length: Linux 6.3, net/socket.c) sees
+ * each settle, for a tenth of what a uprobe there costs.  Unlike that it sees the sends of all
+ * processes of the host: who is no concern of ours is told apart by one look at `strangers`.
+ *
+ * Preemption is off in here: no walks.
+ */
+
+/* Those that are nobody's of ours, and when that was found: pids come again. */
+__u64 strangers[PGMT_HINTS];
+
+#define STRANGER_SHIFT 6 /* they are asked anew every 64 jiffies */
+
+static __always_inline __u64 stranger(__u32 tgid)
+{
+	return (__u64)tgid << 32 | (__u32)(bpf_jiffies64() >> STRANGER_SHIFT);
+}
+
+/* No probe has met it in this epoch of the level: a child of a server's, or a stranger. */
+static __noinline struct pgmt_process *find_sender(__u32 tgid)
+{
+	__u32 parent = parent_tgid();
+	__u64 *load_bias = bpf_map_lookup_elem(&postmasters, &parent);
+	struct pgmt_process *p = NULL;
+
+	if (load_bias)
+		p = find_process(*load_bias, PGMT_PROBE_SETTLE);
+	if (!p)
+		strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
+	return p;
+}
+
+static __always_inline struct pgmt_process *sender(void)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct pgmt_process *p = known_process(tgid);
+
+	if (p || strangers[tgid & (PGMT_HINTS - 1)] == stranger(tgid))
+		return p;
+	return find_sender(tgid);
+}
+
+/* A session has both until it ends; MessageContext is made when it is ready for queries. */
+static __noinline bool find_client(struct pgmt_process *p)
+{
+	__u64 port;
+
+	if (!p)
+		return false;
+	port = read_word(p->load_bias + my_proc_port);
+	if (!port || bpf_probe_read_user(&p->client_fd, sizeof(p->client_fd),
+					 (void *)(port + FIELD(Port, sock))))
+		return false;
+	p->message_context = read_word(p->load_bias + message_context);
+	return p->message_context;
+}
+
+/*
+ * All that was to be sent to the client has been, and the session is back where it waits for
+ * the next message: no query string, and in MessageContext (tcop/postgres.c of 13 to 18).  So
+ * it is at ReadyForQuery, or at the answer to a client's Flush: a round trip, too.
+ */
+static __always_inline bool is_answer(struct bpf_raw_tracepoint_args *ctx, struct pgmt_process *p)
+{
+	struct pt_regs *call = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	__s64 asked = PT_REGS_PARM3(call), sent = (__s32)ctx->args[1];
+
+	if (sent != asked || (!p->message_context && !find_client(p)))
+		return false;
+	return (__u32)PT_REGS_PARM1(call) == p->client_fd &&
+	       read_word(p->load_bias + current_memory_context) == p->message_context &&
+	       !read_word(p->load_bias + debug_query_string);
+}
+
+SEC("raw_tp/sock_send_length")
+int boundary_answer(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pgmt_process *p = sender();
+
+	if (!p || !is_answer(ctx, p))
+		return 0;
+	count_hit(p, PGMT_PROBE_SETTLE);
+	request_settled(p);
+	return 0;
+}
