@@ -5,7 +5,7 @@
  *
  * A part of pgmemtrace.bpf.c.  One program, near the entry of each method of the allocators
  * (attach/alloc_sites.h): `methods` says where its arguments are.  The return address is on top of
- * the stack there; `passers` are those who only hand a request on.
+ * the stack there, or behind the frame pointer; `passers` are those who only hand a request on.
  */
 
 /* Of what lies in a context, or on top of the stack, as far as it was read. */
@@ -43,22 +43,29 @@ static __always_inline bool read_frame(struct pgmt_request *r, __u64 stack)
 	return true;
 }
 
-static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p)
+static __noinline __u64 caller_of(struct pt_regs *ctx, struct pgmt_process *p,
+				  const volatile struct pgmt_method_site *site)
 {
 	const volatile struct pgmt_passer *passer;
-	__u64 address, stack = PT_REGS_SP(ctx);
+	__u64 address, frame = PT_REGS_FP(ctx), stack = PT_REGS_SP(ctx);
 	struct pgmt_request *r;
+	bool framed;
 
+	barrier_var(frame); /* two accesses of the context, at constant offsets */
+	barrier_var(stack);
 	if (!p)
 		return 0;
 	r = &p->request;
 	r->nested = 0;
-	r->frame[0] = PT_REGS_FP(ctx);
+	framed = site->framed;
+	if (framed)
+		stack = frame;
 	if (bpf_probe_read_user(r->set, STACK_TOP, (void *)stack)) {
 		lose(PGMT_LOSS_READ_CALLER);
 		return 0;
 	}
-	address = r->set[0];
+	address = framed ? r->set[1] : r->set[0];
+	r->frame[0] = framed ? r->set[0] : frame;
 	for (int i = 0; i < PASSERS_DEEP; i++) {
 		passer = passer_at(address - 1 - p->load_bias); /* of the call itself */
 		if (!passer)
@@ -122,19 +129,42 @@ static __always_inline bool is_tracked(struct pgmt_process *p, __u64 context)
 	       context == p->roots[PGMT_ROOT_ERROR].context;
 }
 
+/*
+ * A context keeps its name until it is deleted, which no probe misses where all methods of its
+ * allocator have one: until then it need not be read again.
+ */
+static __always_inline struct pgmt_owner *
+remembered(struct pgmt_process *p, __u64 context, const volatile struct pgmt_method_site *site)
+{
+	if (!methods_complete || !site->tracked)
+		return NULL;
+	return &p->owners[(context >> 4 ^ context >> 10) & (PGMT_OWNERS - 1)];
+}
+
 /* Of most contexts the header: each line of memory more is a cache miss on a busy server. */
 static __always_inline bool read_owner(struct pgmt_process *p, struct pgmt_request *r,
 				       const volatile struct pgmt_method_site *site)
 {
+	struct pgmt_owner *owner = remembered(p, r->context, site);
 	__u32 size = CONTEXT(name) + sizeof(r->name);
 
 	r->tracked = site->tracked && is_tracked(p, r->context);
 	if (r->tracked)
 		size = sizeof(r->set);
+	else if (owner && owner->context == r->context) {
+		r->name = owner->name;
+		if (site->method == PGMT_METHOD_DELETE)
+			owner->context = 0;
+		return true;
+	}
 	if (size > sizeof(r->set) || bpf_probe_read_user(r->set, size, (void *)r->context) ||
 	    (__u32)SET_WORD(r, CONTEXT(type)) != site->context_tag)
 		return false;
 	r->name = SET_WORD(r, CONTEXT(name));
+	if (owner) {
+		owner->context = site->method == PGMT_METHOD_DELETE ? 0 : r->context;
+		owner->name = r->name;
+	}
 	return true;
 }
 
@@ -246,7 +276,7 @@ int method_called(struct pt_regs *ctx)
 		return 0;
 	if (p->request.pending.chunk.context)
 		find_pending(p);
-	p->request.asker.caller = caller_of(ctx, p);
+	p->request.asker.caller = caller_of(ctx, p, site);
 	p->request.asker.query = by_query ? asking(p) : PGMT_QUERY_NONE;
 	if (read_request(ctx, p, site)) {
 		calls = calls_of(p);

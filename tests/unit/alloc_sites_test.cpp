@@ -27,7 +27,8 @@ std::string text_of(const MethodSite &site)
   };
   std::ostringstream out;
   out << site.function << ' ' << std::hex << site.address << ' ' << place(site.role.context) << ' '
-      << place(site.role.chunk) << ' ' << place(site.role.size);
+      << place(site.role.chunk) << ' ' << place(site.role.size)
+      << (site.role.framed ? " framed" : "");
   return out.str();
 }
 
@@ -99,6 +100,30 @@ TEST(AllocSites, arguments_may_be_in_another_register)
   EXPECT_THAT(alloc_site("4889f0 be00000000 7401 c3 c3"), // mov rax,rsi; mov esi,0; je
               ElementsAre("AllocSetAlloc 2008 rdi - rax"));
   EXPECT_THAT(alloc_site("be00000000 7401 c3 c3"), IsEmpty()); // it is gone
+}
+
+// A jump costs less than a push.
+TEST(AllocSites, a_jump_is_preferred_behind_the_functions_own_frame)
+{
+  const std::string frame = "55 4889e5 ";                          // push rbp; mov rbp,rsp
+  EXPECT_THAT(alloc_site(frame + "53 4883ec08 4839f7 7401 c3 c3"), // push rbx; sub rsp,8; cmp; je
+              ElementsAre("AllocSetAlloc 200c rdi - rsi framed"));
+  EXPECT_THAT(alloc_site("90 c3"), ElementsAre("AllocSetAlloc 2000 rdi - rsi"));
+}
+
+TEST(AllocSites, a_jump_is_not_preferred_at_a_price)
+{
+  const std::string entry = "AllocSetAlloc 2000 rdi - rsi", frame = "55 4889e5 ";
+  // mov [rdi],rax: what the allocator reads next may have changed
+  EXPECT_THAT(alloc_site(frame + "488907 7401 c3 c3"), ElementsAre(entry));
+  // mov rbx,rdi; xor edi,edi: rbx takes longer to read
+  EXPECT_THAT(alloc_site(frame + "4889fb 31ff 7401 c3 c3"), ElementsAre(entry));
+  // mov rbp,rax: where is the caller?
+  EXPECT_THAT(alloc_site(frame + "4889c5 7401 c3 c3"), ElementsAre(entry));
+  // between the push and the move the return address is neither on top nor behind rbp
+  EXPECT_THAT(alloc_site("55 7401 4889e5 c3"), ElementsAre(entry));
+  // a call writes to the stack as a push does
+  EXPECT_THAT(alloc_site(frame + "e800000000 c3"), ElementsAre(entry));
 }
 
 TEST(AllocSites, the_caller_must_be_on_top_of_the_stack)

@@ -145,7 +145,7 @@ TEST(PlaceArm64Probe, follows_an_argument_to_where_it_was_copied)
   ASSERT_TRUE(placed) << to_string(placed.error());
   EXPECT_EQ(placed->displacement, 12U);
   EXPECT_EQ(placed->arguments[0], 19);
-  EXPECT_EQ(placed->arguments[1], 0) << "x0 and x1 both hold it";
+  EXPECT_EQ(placed->arguments[1], 1) << "x0 and x1 both hold it: its own";
 
   placed = place({kMovX19X0, kMovX20X19, kMovX0X1, kMovX19X1, kBl}, 1);
   ASSERT_TRUE(placed) << to_string(placed.error());

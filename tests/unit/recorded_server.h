@@ -9,7 +9,8 @@
 //   code ADDRESS BYTES       a function, or a part of one
 //   stub ADDRESS BYTES       the beginning of code whose extent does not matter
 //   site KIND TYPE ADDRESS DISPLACEMENT HOLDER   what is to be found
-//   method FUNCTION ADDRESS CONTEXT CHUNK SIZE  the same of level alloc: where its arguments are
+//   method FUNCTION ADDRESS CONTEXT CHUNK SIZE [framed]  the same of level alloc: where its
+//                            arguments are, and whether rbp is its own
 #pragma once
 
 #include <cstddef>

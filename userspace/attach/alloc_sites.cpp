@@ -113,7 +113,8 @@ public:
                              .type = function.type,
                              .context = std::nullopt,
                              .chunk = std::nullopt,
-                             .size = std::nullopt},
+                             .size = std::nullopt,
+                             .framed = placed->framed},
                     .function = function.name,
                     .displacement = placed->displacement,
                     .address = function.address + placed->displacement,
@@ -261,6 +262,7 @@ pgmt_method_site method_record(const MethodRole &role, std::uint64_t address, co
   site.context_in = place(role.context);
   site.chunk_in = place(role.chunk);
   site.size_in = place(role.size);
+  site.framed = role.framed;
   switch (role.type) {
   case ContextType::alloc_set:
     site.allocator = PGMT_ALLOC_SET;

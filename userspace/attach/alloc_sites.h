@@ -31,6 +31,7 @@ struct MethodRole {
   ContextType type = ContextType::unknown;
   // Numbers of the registers that hold them at the site.
   std::optional<unsigned> context, chunk, size;
+  bool framed = false; // Placement::framed
 };
 
 struct MethodSite {

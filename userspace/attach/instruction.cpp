@@ -2,6 +2,7 @@
 // instruction.cpp - x86-64 decoded, and the tables of the x86 kernel; the choice of the machine.
 #include "attach/instruction.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -79,6 +80,23 @@ std::optional<FrameAccess> x86_64_frame(const cs_insn &instruction)
   return std::nullopt;
 }
 
+std::optional<unsigned> x86_64_push(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  if (instruction.id != X86_INS_PUSH || detail.operands[0].type != X86_OP_REG)
+    return std::nullopt;
+  const int reg = x86_64_register(static_cast<unsigned>(detail.operands[0].reg));
+  return reg < 0 ? std::nullopt : std::optional(static_cast<unsigned>(reg));
+}
+
+bool x86_64_stores(const cs_insn &instruction)
+{
+  const cs_x86 &detail = instruction.detail->x86;
+  return std::any_of(detail.operands, detail.operands + detail.op_count, [](const cs_x86_op &to) {
+    return to.type == X86_OP_MEM && (to.access & CS_AC_WRITE) != 0;
+  });
+}
+
 std::optional<std::uint64_t> x86_64_named(const cs_insn &instruction)
 {
   const cs_x86 &detail = instruction.detail->x86;
@@ -128,6 +146,8 @@ public:
     out.flow = flow_of(*raw, out.ends_path);
     out.frame = x86_64_frame(*raw);
     out.names = x86_64_named(*raw);
+    out.pushes = x86_64_push(*raw);
+    out.stores = x86_64_stores(*raw);
     return out;
   }
 

@@ -61,6 +61,8 @@ struct Instruction {
   Flow flow = Flow::end; // how the path goes on; `end`: it does not
   std::optional<FrameAccess> frame;
   std::optional<std::uint64_t> names; // address that an operand relative to rip names
+  std::optional<unsigned> pushes;     // the register that it puts on the stack
+  bool stores = false;                // writes memory, other than by push or call
 };
 
 // Numbers of the general registers of x86-64: those of the machine's encoding.

@@ -73,7 +73,8 @@ public:
   {
     const auto registers = argument_registers(machine);
     for (std::size_t i = 0; i < holders_.size(); i++)
-      holders_[i] = 1U << registers[i];
+      own_[i] = 1U << registers[i];
+    holders_ = own_;
   }
 
   void follow(const Instruction &instruction)
@@ -85,13 +86,15 @@ public:
       if (moved)
         holders |= 1U << instruction.move->to;
     }
-    if (keeps_stack_ && (instruction.registers_written & kStackRegisters) != 0)
-      lost_ = true;
+    follow_frame(instruction);
   }
+
+  bool framed() const { return frame_ == Frame::own; }
+  bool caller_known() const { return !keeps_stack_ || frame_ != Frame::pushed; }
 
   bool all_of(unsigned wanted) const
   {
-    if (lost_)
+    if (keeps_stack_ && frame_ == Frame::lost)
       return false;
     for (std::size_t i = 0; i < holders_.size(); i++)
       if ((wanted >> i & 1U) != 0 && holders_[i] == 0)
@@ -99,49 +102,80 @@ public:
     return true;
   }
 
-  // An argument's own register is the first of those that hold it.
+  bool unmoved(unsigned wanted) const
+  {
+    for (std::size_t i = 0; i < holders_.size(); i++)
+      if ((wanted >> i & 1U) != 0 && (holders_[i] & own_[i]) == 0)
+        return false;
+    return true;
+  }
+
+  // Its own register, where that still holds it.
   ArgumentRegisters registers() const
   {
     ArgumentRegisters out{};
-    std::ranges::transform(holders_, out.begin(), [](std::uint32_t holders) {
-      return holders == 0 ? kNoRegister : static_cast<std::uint8_t>(std::countr_zero(holders));
-    });
+    for (std::size_t i = 0; i < out.size(); i++) {
+      const std::uint32_t own = holders_[i] & own_[i];
+      const std::uint32_t holders = own != 0 ? own : holders_[i];
+      out[i] = holders == 0 ? kNoRegister : static_cast<std::uint8_t>(std::countr_zero(holders));
+    }
     return out;
   }
 
 private:
-  static constexpr std::uint32_t kStackRegisters = 1U << kStackPointer | 1U << kFramePointer;
+  // Where the return address is: on top of the stack; behind the caller's frame pointer there;
+  // behind what the frame pointer points to; nowhere that we know.
+  enum class Frame : std::uint8_t { callers, pushed, own, lost };
+
+  void follow_frame(const Instruction &instruction)
+  {
+    constexpr std::uint32_t kStack = 1U << kStackPointer, kFrame = 1U << kFramePointer;
+    const auto &move = instruction.move;
+    const bool stack_moves = (instruction.registers_written & kStack) != 0;
+    const bool frame_moves = (instruction.registers_written & kFrame) != 0;
+    if (frame_ == Frame::callers && instruction.pushes == kFramePointer)
+      frame_ = Frame::pushed;
+    else if (frame_ == Frame::pushed && move && move->from == kStackPointer &&
+             move->to == kFramePointer)
+      frame_ = Frame::own;
+    else if (frame_moves || (stack_moves && frame_ != Frame::own))
+      frame_ = Frame::lost;
+  }
 
   bool follows_copies_; // else the x86-64 program reads an argument from its own register only
   bool keeps_stack_;
-  bool lost_ = false; // the stack is no more as the caller left it
-  std::array<std::uint32_t, std::tuple_size_v<ArgumentRegisters>> holders_{};
+  Frame frame_ = Frame::callers;
+  std::array<std::uint32_t, std::tuple_size_v<ArgumentRegisters>> own_{}, holders_{};
 };
 
 struct Choice {
   Instruction instruction;
   ArgumentRegisters arguments;
+  bool framed;
 };
 
 // The first instruction that every call reaches with its arguments in registers and that
-// `fits`.
+// `fits`.  `cheap`: with each in its own register, which is read fastest, and none behind an
+// instruction that stores to memory.
 template <typename F>
 std::optional<Choice> first_that(Disassembler &disassembler, Arguments arguments,
                                  std::span<const std::byte> function, std::uint64_t entry,
-                                 unsigned arguments_read, F fits)
+                                 unsigned arguments_read, F fits, bool cheap = false)
 {
   std::size_t offset = 0;
   while (offset < function.size()) {
     auto instruction = disassembler.decode(function.subspan(offset), entry + offset);
     if (!instruction)
       return std::nullopt;
-    if (fits(*instruction)) {
+    if (arguments.caller_known() && (!cheap || arguments.unmoved(arguments_read)) &&
+        fits(*instruction)) {
       if (leads_back(disassembler, function, entry, instruction->address))
         return std::nullopt; // and so it does to all behind it
-      return Choice{*std::move(instruction), arguments.registers()};
+      return Choice{*std::move(instruction), arguments.registers(), arguments.framed()};
     }
     arguments.follow(*instruction);
-    if (instruction->ends_path || !arguments.all_of(arguments_read))
+    if (instruction->ends_path || !arguments.all_of(arguments_read) ||
+        (cheap && instruction->stores))
       return std::nullopt;
     offset += instruction->size;
   }
@@ -307,18 +341,27 @@ Result<Placement> place_probe(ElfFile::Machine machine, std::span<const std::byt
   if (!(*disassembler)->decode(function, address))
     return Error{"the function's first instruction cannot be decoded", 0, {}};
 
-  const auto first = [&](auto fits) {
+  const auto first = [&](auto fits, bool cheap = false) {
     return first_that(**disassembler, Arguments(machine, reading), function, address,
-                      arguments_read, fits);
+                      arguments_read, fits, cheap);
   };
-  auto choice = first([](const Instruction &instruction) { return instruction.emulated; });
+  std::optional<Choice> choice;
+  if (reading == Reading::caller_too)
+    choice = first(
+        [](const Instruction &instruction) {
+          return instruction.emulated && !instruction.pushes &&
+                 instruction.flow != Instruction::Flow::call;
+        },
+        true);
+  if (!choice)
+    choice = first([](const Instruction &instruction) { return instruction.emulated; });
   if (!choice)
     choice = first([](const Instruction &instruction) { return !instruction.refused; });
   if (!choice)
     return Error{"the kernel refuses a probe on its first instruction", 0, {}};
   const Instruction &site = choice->instruction;
   return Placement{static_cast<std::uint32_t>(site.address - address), site.text, site.emulated,
-                   choice->arguments};
+                   choice->arguments, choice->framed};
 }
 
 std::vector<unsigned> count_callers(ElfFile::Machine machine, std::span<const std::byte> code,
