@@ -421,23 +421,18 @@ void load(Bench &bench, nlohmann::json &out)
 
 // ---- pgbench --------------------------------------------------------------------------
 
-std::vector<std::string> pgbench_command(const PostgresCluster &cluster,
-                                         const std::vector<std::string> &args)
+test::ChildProcess start_pgbench(const PostgresCluster &cluster, std::vector<std::string> args)
 {
-  std::vector<std::string> argv{cluster.bin("pgbench").string(), "-h",
-                                cluster.socket_directory().string(), "-U", "postgres"};
-  argv.insert(argv.end(), args.begin(), args.end());
-  argv.emplace_back("postgres");
-  return argv;
+  args.insert(args.begin(), "pgbench");
+  args.emplace_back("postgres");
+  return must(cluster.spawn_client(std::move(args)));
 }
 
 void pgbench(const PostgresCluster &cluster, const std::vector<std::string> &args)
 {
-  const auto result =
-      test::run_command(pgbench_command(cluster, args), {.limit = std::chrono::seconds(300)});
-  if (result.status == 0)
+  if (start_pgbench(cluster, args).wait(std::chrono::minutes(5)) == 0)
     return;
-  std::cerr << "error: pgbench: " << result.err << '\n';
+  std::cerr << "error: pgbench failed\n";
   exit(3);
 }
 
@@ -446,8 +441,7 @@ class TpcB {
 public:
   explicit TpcB(const Bench &bench)
       : bench_(bench), session_(bench.cluster->connect()),
-        pgbench_(must(test::ChildProcess::spawn(
-            pgbench_command(*bench.cluster, {"-n", "-c", "8", "-j", "2", "-T", "3600"}))))
+        pgbench_(start_pgbench(*bench.cluster, {"-n", "-c", "8", "-j", "2", "-T", "3600"}))
   {
   }
   // Microseconds of the server's CPU time per transaction over `stretch` seconds.

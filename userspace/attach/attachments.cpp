@@ -79,6 +79,7 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
                           .record_all = options_.record_all && options_.level == Level::block,
                           .record_calls = options_.record_all && options_.level == Level::alloc,
                           .by_query = options_.by_query,
+                          .boundaries = !options_.record_all || options_.by_query || options_.heap,
                           .heap = options_.heap,
                           .frame_pointers = frame_pointers(*binary.elf).kept(),
                           .uprobe_multi = options_.uprobe_multi,

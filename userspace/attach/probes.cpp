@@ -275,6 +275,19 @@ void Probes::remove_server(pid_t postmaster)
     bpf_map_delete_elem(bpf_map__fd(object_->maps.postmasters), &key);
 }
 
+// Not of those that are attached by pid: attach_transactions().
+bool Probes::wanted(pgmt_probe probe, Level level) const
+{
+  switch (probe) {
+  case PGMT_PROBE_XACT: return false;
+  case PGMT_PROBE_START:
+  case PGMT_PROBE_END:
+  case PGMT_PROBE_UTILITY:
+  case PGMT_PROBE_SETTLE: return options_.boundaries && level >= level_of(probe);
+  default: return level >= level_of(probe);
+  }
+}
+
 Result<> Probes::set_level(Level level)
 {
   const auto began = monotonic_ns();
@@ -283,12 +296,9 @@ Result<> Probes::set_level(Level level)
   object_->bss->methods_complete = 0;
   for (int i = 0; i < PGMT_PROBES; ++i) {
     const auto probe = static_cast<pgmt_probe>(i);
-    if (probe == PGMT_PROBE_XACT)
-      continue; // by pid: attach_transactions()
-    const bool wanted = level >= level_of(probe);
-    if (!wanted)
+    if (!wanted(probe, level))
       links_.erase(probe);
-    if (!wanted || links_.contains(probe))
+    if (!wanted(probe, level) || links_.contains(probe))
       continue;
     std::vector<Link> links;
     const std::vector<pid_t> everyone{-1};
@@ -371,7 +381,7 @@ void Probes::detach_heap(pid_t pid) { heap_links_.erase(pid); }
 
 Result<> Probes::attach_transactions(pid_t pid)
 {
-  if (level_ == Level::sweep || transaction_links_.contains(pid))
+  if (level_ == Level::sweep || !options_.boundaries || transaction_links_.contains(pid))
     return Ok{};
   std::vector<Link> links;
   if (auto attached = attach(PGMT_PROBE_XACT, pid, links); !attached)

@@ -41,6 +41,7 @@ public:
     bool record_all = false;   // level block: every block's stack, see bpf/block.bpf.h
     bool record_calls = false; // level alloc: every context is tracked, see bpf/alloc.bpf.h
     bool by_query = false;     // growth by statement: bpf/query.bpf.h
+    bool boundaries = true;    // of statements and round trips; what needs none is spared them
     bool heap = false;         // attach_heap() will be asked for
     bool frame_pointers =
         true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
@@ -106,6 +107,7 @@ private:
   Result<> attach_to(const std::vector<pid_t> &pids, pgmt_probe probe, std::vector<Link> &into);
   bool attach_answers(std::vector<Link> &into);
   bool probed(const ProbeSite &site) const; // at the level that it is for
+  bool wanted(pgmt_probe probe, Level level) const;
   // Where in a file, and what the program is told there.
   struct Target {
     bpf_program *program;
