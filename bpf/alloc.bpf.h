@@ -133,8 +133,8 @@ static __always_inline bool is_tracked(struct pgmt_process *p, __u64 context)
  * A context keeps its name until it is deleted, which no probe misses where all methods of its
  * allocator have one: until then it need not be read again.
  */
-static __always_inline struct pgmt_owner *
-remembered(struct pgmt_process *p, __u64 context, const volatile struct pgmt_method_site *site)
+static __always_inline struct pgmt_owner *remembered(struct pgmt_process *p, __u64 context,
+						     const volatile struct pgmt_method_site *site)
 {
 	if (!methods_complete || !site->tracked)
 		return NULL;

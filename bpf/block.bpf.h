@@ -88,24 +88,40 @@ static __always_inline bool read_context(struct pgmt_process *p,
 
 /* ---- who asked ---- */
 
+static __always_inline void add_growth(struct pgmt_growth *g, const struct pgmt_growth *more)
+{
+	g->bytes += more->bytes;
+	g->raised += more->raised;
+	g->blocks++;
+	g->last_ns = more->last_ns;
+}
+
 /* Whose growth, and how much of it raised a peak, is in growth_key and growth.raised. */
 static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p, __u64 bytes)
 {
 	struct pgmt_growth *g;
+	bool walked;
 
 	if (!p)
 		return;
 	p->growth.bytes = bytes;
 	p->growth.blocks = 1;
 	p->growth.last_ns = coarse_time(p);
-	if (capture_stack(ctx, p))
-		return; /* the daemon counts it */
+	p->growth.proven = 0;
+	p->growth_key.stack.tgid = p->tgid;
+	p->growth_key.stack.hash = 0;
+	walked = !no_frame_pointers && walk_frames(ctx, p);
 	g = bpf_map_lookup_elem(&growths, &p->growth_key);
+	if (g && g->proven) {
+		add_growth(g, &p->growth);
+		return;
+	}
+	if (settle_stack(ctx, p, walked))
+		return;					   /* the daemon counts it */
+	g = bpf_map_lookup_elem(&growths, &p->growth_key); /* under another hash, maybe */
 	if (g) {
-		g->bytes += bytes;
-		g->raised += p->growth.raised;
-		g->blocks++;
-		g->last_ns = p->growth.last_ns;
+		add_growth(g, &p->growth);
+		g->proven = p->growth.proven;
 		return;
 	}
 	if (bpf_map_update_elem(&growths, &p->growth_key, &p->growth, BPF_ANY))

@@ -68,6 +68,14 @@ struct {
 
 /* ---- who asked ---- */
 
+/* A process has many threads, maybe, which take stacks at the same time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct piece);
+} thread_pieces SEC(".maps");
+
 /* Where the function returns to: frame pointers begin with the caller of its caller. */
 static __always_inline __u64 caller(struct pt_regs *ctx)
 {
@@ -82,14 +90,17 @@ static __always_inline __u64 caller(struct pt_regs *ctx)
 static __noinline void capture_call(struct pt_regs *ctx, struct heap_call *call)
 {
 	struct pgmt_stack_key *key;
+	struct piece *piece;
 	__u32 frames;
 
 	if (!call)
 		return;
+	piece = bpf_task_storage_get(&thread_pieces, bpf_get_current_task_btf(), NULL,
+				     BPF_LOCAL_STORAGE_GET_F_CREATE);
 	key = &call->chunk.key.stack;
 	call->stack.ip[0] = PT_REGS_IP(ctx);
 	call->stack.ip[1] = caller(ctx);
-	frames = follow_frames(&call->stack, PT_REGS_FP(ctx), 2);
+	frames = follow_frames(&call->stack, piece, PT_REGS_FP(ctx), 2);
 	if (frames <= 2)
 		lose(PGMT_LOSS_STACK); /* the caller is known at least */
 	if (frames == PGMT_STACK_FRAMES)

@@ -504,8 +504,7 @@ static __always_inline struct pgmt_process *process_in(__u32 slot, __u32 tgid)
 }
 
 /* First hit of a process, or the first since the selection changed. */
-static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state *task,
-					     __u32 probe)
+static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state *task, __u32 probe)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0, slot;
 	struct pgmt_process *p;

@@ -83,17 +83,20 @@ static __noinline __u32 copy_stack(struct pt_regs *ctx, struct pgmt_process *p)
 	return 0;
 }
 
-/* A piece of the stack: one for each task whose stacks are taken. */
 #define PIECE_BYTES 2048
 
 struct piece {
 	__u64 words[PIECE_BYTES / 8];
 };
 
+/*
+ * Room for a piece of each process's stack.  Not in task storage: the kernel looks up the slab
+ * behind it at every read into it, which takes as long as the read (mm/usercopy.c).
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* resized by the daemon: as processes, where stacks are taken */
+	__type(key, __u32);
 	__type(value, struct piece);
 } pieces SEC(".maps");
 
@@ -115,16 +118,14 @@ static __always_inline __u64 read_piece(struct piece *piece, __u64 at)
  * Where frame pointers lead to, behind the `n` addresses that are there; returns how many there are
  * then.  bpf_get_stack does the same, but reads each word by itself, and each such read is guarded.
  */
-static __noinline __u32 follow_frames(struct pgmt_stack *stack, __u64 frame, __u32 n)
+static __noinline __u32 follow_frames(struct pgmt_stack *stack, struct piece *piece, __u64 frame,
+				      __u32 n)
 {
 	__u64 begin = 0, size = 0, at;
-	struct piece *piece;
 
-	if (!stack)
+	if (!stack || !piece)
 		return 0;
-	piece = bpf_task_storage_get(&pieces, bpf_get_current_task_btf(), NULL,
-				     BPF_LOCAL_STORAGE_GET_F_CREATE);
-	for (; piece && n < PGMT_STACK_FRAMES; n++) {
+	for (; n < PGMT_STACK_FRAMES; n++) {
 		at = frame - begin;
 		if (at + FRAME_BYTES > size || at > PIECE_BYTES - FRAME_BYTES) {
 			size = read_piece(piece, frame);
@@ -147,23 +148,34 @@ static __noinline __u32 follow_frames(struct pgmt_stack *stack, __u64 frame, __u
 /* Fewer than the caller of the caller say nothing. */
 #define STACK_LEAST 3
 
-/* What frame pointers lead to, under its hash; returns what is known of it. */
-static __noinline __u64 walk_frames(struct pt_regs *ctx, struct pgmt_process *p)
+/* What frame pointers lead to; its hash goes to growth_key. */
+static __noinline bool walk_frames(struct pt_regs *ctx, struct pgmt_process *p)
+{
+	struct piece *piece;
+	__u32 frames;
+
+	if (!p)
+		return false;
+	piece = bpf_map_lookup_elem(&pieces, &p->slot);
+	p->stack.ip[0] = PT_REGS_IP(ctx);
+	frames = follow_frames(&p->stack, piece, PT_REGS_FP(ctx), 1);
+	if (frames < STACK_LEAST)
+		return false;
+	if (frames == PGMT_STACK_FRAMES)
+		lose(PGMT_LOSS_STACK_CUT);
+	p->growth_key.stack.hash = hash_of(&p->stack);
+	return true;
+}
+
+/* What is known of the stack that walk_frames() found. */
+static __noinline __u64 state_of_stack(struct pgmt_process *p)
 {
 	struct pgmt_stack_key *key;
 	struct pgmt_stack *known;
-	__u32 frames;
 
 	if (!p)
 		return PGMT_STACK_BROKEN;
 	key = &p->growth_key.stack;
-	p->stack.ip[0] = PT_REGS_IP(ctx);
-	frames = follow_frames(&p->stack, PT_REGS_FP(ctx), 1);
-	if (frames < STACK_LEAST)
-		return PGMT_STACK_BROKEN;
-	if (frames == PGMT_STACK_FRAMES)
-		lose(PGMT_LOSS_STACK_CUT);
-	key->hash = hash_of(&p->stack);
 	known = bpf_map_lookup_elem(&stacks, key);
 	if (known)
 		return known->state;
@@ -218,20 +230,19 @@ static __noinline bool recall_stack(struct pt_regs *ctx, struct pgmt_process *p)
 }
 
 /*
- * Fills in growth_key.stack.  True: the growth went to the daemon with a copy of the stack, to
- * be counted there.
+ * Whose stack growth_key has a hash of, if it was `walked`, and what else is to be done about it.
+ * True: the growth went to the daemon with a copy of the stack, to be counted there.
  */
-static __noinline bool capture_stack(struct pt_regs *ctx, struct pgmt_process *p)
+static __noinline bool settle_stack(struct pt_regs *ctx, struct pgmt_process *p, bool walked)
 {
 	__u64 state = PGMT_STACK_BROKEN;
 	__u32 why;
 
 	if (!p)
 		return false;
-	p->growth_key.stack.tgid = p->tgid;
-	p->growth_key.stack.hash = 0;
-	if (!no_frame_pointers)
-		state = walk_frames(ctx, p);
+	if (walked)
+		state = state_of_stack(p);
+	p->growth.proven = state == PGMT_STACK_PROVEN;
 	if (state == PGMT_STACK_PROVEN || recall_stack(ctx, p))
 		return false;
 	why = copy_stack(ctx, p);

@@ -81,7 +81,8 @@ template <typename T> std::map<std::string, T> by_name(const T (&values)[PGMT_PR
 KernelMaps::Options maps_for(const Pipeline::Options &options)
 {
   auto maps = options.maps;
-  if (options.attachments.level < Level::block && !options.escalation.on)
+  maps.takes_stacks = options.attachments.level >= Level::block || options.escalation.on;
+  if (!maps.takes_stacks)
     maps.copies_bytes = static_cast<std::uint32_t>(sysconf(_SC_PAGESIZE)); // the least there can be
   return maps;
 }

@@ -240,6 +240,7 @@ struct pgmt_growth {
 	__u64 raised; /* those that were more than ever before */
 	__u64 blocks;
 	__u64 last_ns;
+	__u64 proven; /* its stack was PGMT_STACK_PROVEN: it need not be asked again */
 };
 
 /* Growth whose stack frame pointers do not tell, for the daemon to unwind and to count. */
@@ -690,7 +691,7 @@ PGMT_ASSERT_SIZE(struct pgmt_context, 88);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
 PGMT_ASSERT_SIZE(struct pgmt_name, 56);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 40);
-PGMT_ASSERT_SIZE(struct pgmt_growth, 32);
+PGMT_ASSERT_SIZE(struct pgmt_growth, 40);
 PGMT_ASSERT_SIZE(struct pgmt_query, 8 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_heap_key, 24);
 PGMT_ASSERT_SIZE(struct pgmt_heap_chunk, 32);
@@ -698,7 +699,7 @@ PGMT_ASSERT_SIZE(struct pgmt_mapping, 40);
 PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
 PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
-PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 104 + PGMT_STACK_BYTES);
+PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 112 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
 PGMT_ASSERT_SIZE(struct pgmt_method_site, 32);

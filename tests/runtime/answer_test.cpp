@@ -20,7 +20,10 @@
 namespace pgmemtrace::test {
 namespace {
 
-class AnswerTest : public RuntimeTest {};
+class AnswerTest : public RuntimeTest {
+protected:
+  static void SetUpTestSuite() { use_cluster({.conf = {"wal_level = logical"}}); }
+};
 
 // What a client does, and in how many round trips.
 struct Talk {
@@ -149,6 +152,30 @@ TEST_F(AnswerTest, each_round_trip_is_counted_once_by_a_uprobe)
   Kernel kernel(cluster(), Level::request, {}, {.answers = false});
   ASSERT_FALSE(kernel.probes().settles_by_answer());
   expect_each_counted_once(kernel, session, watcher);
+}
+
+// It sends and sends, and its command is never over.
+TEST_F(AnswerTest, what_a_walsender_streams_is_no_answer)
+{
+  auto writer = cluster().connect();
+  auto walsender = cluster().connect("postgres", "replication=database");
+  PGconn *conn = walsender.get();
+  Kernel kernel(cluster(), Level::request);
+  walsender.exec("CREATE_REPLICATION_SLOT slot TEMPORARY LOGICAL test_decoding");
+  settle(kernel, walsender, 1);
+  PGresult *started = PQexec(conn, "START_REPLICATION SLOT slot LOGICAL 0/0");
+  ASSERT_EQ(PQresultStatus(started), PGRES_COPY_BOTH) << PQerrorMessage(conn);
+  PQclear(started);
+  writer.exec("CREATE TABLE streamed (a int)");
+  int changes = 0;
+  EXPECT_TRUE(eventually([&] {
+    writer.exec("INSERT INTO streamed VALUES (1)");
+    PQconsumeInput(conn);
+    for (char *message = nullptr; PQgetCopyData(conn, &message, 1) > 0; PQfreemem(message))
+      changes += message[0] == 'w';
+    return changes > 100;
+  })) << changes;
+  EXPECT_EQ(requests(kernel, walsender), 1U);
 }
 
 // ---- encrypted -----------------------------------------------------------------------------

@@ -35,10 +35,11 @@ static_assert(sizeof(pgmt_process) % 8 == 0);
 std::array<bpf_map *, KernelMaps::kMaps> KernelMaps::maps_of(pgmemtrace_bpf &object)
 {
   auto &m = object.maps;
-  return {m.processes, m.free_slots,  m.contexts,     m.events,      m.selection, m.selection_epoch,
-          m.losses,    m.tasks,       m.names,        m.growths,     m.stacks,    m.queries,
-          m.heaps,     m.heap_chunks, m.mappings,     m.sums,        m.callers,   m.helds,
-          m.lives,     m.chunks,      m.stack_copies, m.known_stacks};
+  return {
+      m.processes, m.free_slots,  m.contexts,     m.events,       m.selection, m.selection_epoch,
+      m.losses,    m.tasks,       m.names,        m.growths,      m.stacks,    m.queries,
+      m.heaps,     m.heap_chunks, m.mappings,     m.sums,         m.callers,   m.helds,
+      m.lives,     m.chunks,      m.stack_copies, m.known_stacks, m.pieces};
 }
 
 KernelMaps::~KernelMaps()
@@ -67,6 +68,8 @@ Result<> KernelMaps::prepare(pgmemtrace_bpf &object)
   err = err ? err : bpf_map__set_max_entries(object.maps.contexts, options_.contexts);
   err = err ? err : bpf_map__set_max_entries(object.maps.events, options_.ring_bytes);
   err = err ? err : bpf_map__set_max_entries(object.maps.growths, options_.growths);
+  const auto pieces = options_.takes_stacks ? options_.processes : 1;
+  err = err ? err : bpf_map__set_max_entries(object.maps.pieces, pieces);
   err = err ? err : bpf_map__set_max_entries(object.maps.stacks, options_.stacks);
   err = err ? err : bpf_map__set_max_entries(object.maps.heap_chunks, options_.heap_chunks);
   err = err ? err : bpf_map__set_max_entries(object.maps.mappings, options_.mappings);

@@ -33,6 +33,7 @@ public:
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks
     std::uint32_t stacks = 16384;           // 0.5 KiB each
+    bool takes_stacks = true;               // level block: 2 KiB more for each slot
     std::uint32_t heap_chunks = 1;          // level malloc; grows on demand, as mappings
     std::uint32_t mappings = 1;
     // A power of two, of pages; 16 KiB for each stack that waits.  A new session of a server
@@ -115,6 +116,7 @@ private:
     kChunks,
     kStackCopies,
     kKnownStacks,
+    kPieces,
     kMaps
   };
   static std::array<bpf_map *, kMaps> maps_of(pgmemtrace_bpf &object);

@@ -121,6 +121,7 @@ int run_record(const RecordOptions &options)
                                                    .postgres_btf = options.choice.postgres_btf},
                                    .maps = {.processes = options.max_processes,
                                             .stacks = kStacks,
+                                            .takes_stacks = !heap,
                                             .heap_chunks = heap ? kHeapChunks : 1,
                                             .mappings = heap ? kMappings : 1},
                                    .warn = warn_on_stderr()});
