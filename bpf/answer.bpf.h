@@ -3,7 +3,7 @@
  * answer.bpf.h - the end of a round trip, seen where its answer is sent: without a trap.
  *
  * A part of pgmemtrace.bpf.c.  ReadyForQuery always sends what is left of the answer, so the
- * kernel's own tracepoint behind each send (sock_send_length: Linux 6.3, net/socket.c) sees
+ * kernel's own tracepoint behind each send (PGMT_ANSWER_TRACEPOINT, net/socket.c) sees
  * each settle, for a tenth of what a uprobe there costs.  Unlike that it sees the sends of all
  * processes of the host: who is no concern of ours is told apart by one look at `strangers`.
  *
@@ -76,7 +76,7 @@ static __always_inline bool is_answer(struct bpf_raw_tracepoint_args *ctx, struc
 	       !read_word(p->load_bias + debug_query_string);
 }
 
-SEC("raw_tp/sock_send_length")
+SEC("raw_tp/" PGMT_ANSWER_TRACEPOINT)
 int boundary_answer(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct pgmt_process *p = sender();

@@ -117,8 +117,9 @@ static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p,
 		return;
 	}
 	if (settle_stack(ctx, p, walked))
-		return;					   /* the daemon counts it */
-	g = bpf_map_lookup_elem(&growths, &p->growth_key); /* under another hash, maybe */
+		return; /* the daemon counts it */
+	/* Under another hash, maybe. */
+	g = bpf_map_lookup_elem(&growths, &p->growth_key);
 	if (g) {
 		add_growth(g, &p->growth);
 		g->proven = p->growth.proven;

@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
+#include <pgmemtrace/abi.h>
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -22,7 +23,7 @@ int calibrate_perf(void *ctx)
 	return 0;
 }
 
-SEC("?raw_tp/sock_send_length")
+SEC("?raw_tp/" PGMT_ANSWER_TRACEPOINT)
 int calibrate_send(void *ctx)
 {
 	(void)ctx;

@@ -123,9 +123,9 @@ static __noinline __u32 follow_frames(struct pgmt_stack *stack, struct piece *pi
 {
 	__u64 begin = 0, size = 0, at;
 
-	if (!stack || !piece)
+	if (!stack)
 		return 0;
-	for (; n < PGMT_STACK_FRAMES; n++) {
+	for (; piece && n < PGMT_STACK_FRAMES; n++) {
 		at = frame - begin;
 		if (at + FRAME_BYTES > size || at > PIECE_BYTES - FRAME_BYTES) {
 			size = read_piece(piece, frame);

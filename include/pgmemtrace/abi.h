@@ -42,6 +42,9 @@ enum pgmt_probe {
 	PGMT_PROBES,
 };
 
+/* The kernel's tracepoint behind each send, where settle is seen: Linux 6.3 and newer. */
+#define PGMT_ANSWER_TRACEPOINT "sock_send_length"
+
 /* How many of its arguments a probed function is read for. */
 #define PGMT_PROBE_ARGUMENTS 3
 

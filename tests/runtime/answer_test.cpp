@@ -188,6 +188,7 @@ std::string own_address()
          std::to_string(pid & 0xff);
 }
 
+// Sessions come to `address`, encrypted, and `secret` by a password.
 Result<> encrypt(PostgresCluster &cluster, const std::string &address)
 {
   const auto data = cluster.data_directory();
@@ -202,21 +203,54 @@ Result<> encrypt(PostgresCluster &cluster, const std::string &address)
       chown(certificate.c_str(), owner.st_uid, owner.st_gid) != 0 || chmod(key.c_str(), 0600) != 0)
     return Error{"hand the certificate over", errno, {}};
   std::ofstream(data / "postgresql.conf", std::ios::app)
-      << "ssl = on\nlisten_addresses = '" << address << "'\n";
+      << "ssl = on\nlisten_addresses = '" << address << "'\n"
+      << "password_encryption = 'scram-sha-256'\n";
+  const auto others = read_text(data / "pg_hba.conf");
+  std::ofstream(data / "pg_hba.conf") << "hostssl all secret all scram-sha-256\n" << others;
   return cluster.restart();
 }
 
-TEST_F(AnswerTest, each_round_trip_is_counted_once_when_it_is_encrypted)
+class EncryptedAnswerTest : public AnswerTest {
+protected:
+  static void SetUpTestSuite() { use_cluster({}); }
+
+  void SetUp() override
+  {
+    AnswerTest::SetUp();
+    if (IsSkipped() || HasFailure())
+      return;
+    static const auto encrypted = encrypt(cluster(), address_);
+    ASSERT_TRUE(encrypted) << to_string(encrypted.error()) << encrypted.error().hint;
+  }
+
+  Session connect(const std::string &more = "") const
+  {
+    auto session = cluster().connect("postgres", "host=" + address_ + " sslmode=require " + more);
+    EXPECT_EQ(session.value("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"), "t");
+    return session;
+  }
+
+private:
+  const std::string address_ = own_address();
+};
+
+TEST_F(EncryptedAnswerTest, each_round_trip_is_counted_once)
 {
-  const auto address = own_address();
-  const auto encrypting = encrypt(cluster(), address);
-  ASSERT_TRUE(encrypting) << to_string(encrypting.error()) << encrypting.error().hint;
-  auto session = cluster().connect("postgres", "host=" + address + " sslmode=require");
-  ASSERT_EQ(session.value("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"), "t");
-  auto watcher = cluster().connect();
+  auto session = connect(), watcher = cluster().connect();
   Kernel kernel(cluster(), Level::request);
   ASSERT_TRUE(kernel.probes().settles_by_answer());
   expect_each_counted_once(kernel, session, watcher);
+}
+
+// The server asks for the password before the session has anything to count.
+TEST_F(EncryptedAnswerTest, what_is_said_before_the_session_is_ready_is_no_answer)
+{
+  cluster().connect().exec("CREATE ROLE secret LOGIN PASSWORD 'open sesame'");
+  Kernel kernel(cluster(), Level::request);
+  auto session = connect("user=secret password='open sesame'");
+  settle(kernel, session, 2); // that it is ready, and pg_stat_ssl
+  EXPECT_EQ(requests(kernel, session), 2U);
+  EXPECT_EQ(kernel.slot(session)->growth_bytes, 0U) << "the first look is the baseline";
 }
 
 // ---- whose ---------------------------------------------------------------------------------

@@ -251,7 +251,8 @@ bool Probes::attach_answers(std::vector<Link> &into)
   answers_ = false;
   if (!options_.answers)
     return false;
-  Link link(bpf_program__attach_raw_tracepoint(object_->progs.boundary_answer, "sock_send_length"));
+  Link link(
+      bpf_program__attach_raw_tracepoint(object_->progs.boundary_answer, PGMT_ANSWER_TRACEPOINT));
   answers_ = static_cast<bool>(link);
   if (answers_)
     into.push_back(std::move(link));

@@ -18,7 +18,6 @@ namespace {
 using Row = std::vector<std::string>;
 
 constexpr std::size_t kBuildIdShown = 12;
-constexpr const char *kAnswers = "sock_send_length";
 
 // Columns as wide as their longest cell; the last one is not padded.
 void print_table(const std::vector<Row> &rows, std::ostream &out)
@@ -265,15 +264,16 @@ json plan_json(const DoctorReport &report, const DoctorReport::Binary &binary)
   json probes = json::array();
   for (const ProbeSite &site : binary.plan.sites) {
     json out = probe(site.probe, site.function, true);
-    out.update({{"record_only", record_only(site)},
-                {"displacement", site.displacement},
-                {"address", site.address},
-                {"file_offset", site.file_offset},
-                {"instruction", site.instruction},
-                {"emulated", site.emulated},
-                {"callers", site.callers},
-                {"tracepoint", is_answer(report, binary, site) ? json(kAnswers) : json()},
-                {"seconds_per_hit", optional_number(seconds_per_hit(report, binary, site))}});
+    out.update(
+        {{"record_only", record_only(site)},
+         {"displacement", site.displacement},
+         {"address", site.address},
+         {"file_offset", site.file_offset},
+         {"instruction", site.instruction},
+         {"emulated", site.emulated},
+         {"callers", site.callers},
+         {"tracepoint", is_answer(report, binary, site) ? json(PGMT_ANSWER_TRACEPOINT) : json()},
+         {"seconds_per_hit", optional_number(seconds_per_hit(report, binary, site))}});
     probes.push_back(std::move(out));
   }
   for (const UnplacedProbe &unplaced : binary.plan.unplaced) {

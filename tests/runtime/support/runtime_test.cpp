@@ -9,6 +9,7 @@
 #include <iostream>
 #include <sstream>
 
+#include <pgmemtrace/abi.h>
 #include <unistd.h>
 
 namespace pgmemtrace::test {
@@ -153,15 +154,15 @@ std::set<unsigned> links_held_by(pid_t pid)
 
 std::set<unsigned> probe_links(pid_t holder, const std::string &file)
 {
-  constexpr const char *kAnswers = "sock_send_length";
   const auto held = links_held_by(holder);
   std::set<unsigned> links;
   for (const auto &link : all_links()) {
     auto type = link.value("type", "");
     // A link of its own per uprobe (perf_event) or one for many (uprobe_multi); and of settle.
-    const bool there = (type == "uprobe_multi" && names_file(link, "path", file)) ||
-                       (type == "perf_event" && names_file(link, "file", file)) ||
-                       (type == "raw_tracepoint" && link.value("tp_name", "") == kAnswers);
+    const bool there =
+        (type == "uprobe_multi" && names_file(link, "path", file)) ||
+        (type == "perf_event" && names_file(link, "file", file)) ||
+        (type == "raw_tracepoint" && link.value("tp_name", "") == PGMT_ANSWER_TRACEPOINT);
     if (const auto id = link.value("id", 0U); there && held.contains(id))
       links.insert(id);
   }
