@@ -20,43 +20,17 @@ static __always_inline __u64 stranger(__u32 tgid)
 	return (__u64)tgid << 32 | (__u32)(bpf_jiffies64() >> STRANGER_SHIFT);
 }
 
-/* No probe has met it in this epoch of the level: a child of a server's, or a stranger. */
-static __noinline struct pgmt_process *find_sender(__u32 tgid)
-{
-	__u32 parent = parent_tgid();
-	__u64 *load_bias = bpf_map_lookup_elem(&postmasters, &parent);
-	struct pgmt_process *p = NULL;
-
-	if (load_bias)
-		p = find_process(*load_bias, PGMT_PROBE_SETTLE);
-	if (!p)
-		strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
-	return p;
-}
-
-static __always_inline struct pgmt_process *sender(void)
-{
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct pgmt_process *p = known_process(tgid);
-
-	if (p || strangers[tgid & (PGMT_HINTS - 1)] == stranger(tgid))
-		return p;
-	return find_sender(tgid);
-}
-
 /* A session has both until it ends; MessageContext is made when it is ready for queries. */
-static __noinline bool find_client(struct pgmt_process *p)
+static __noinline bool find_client(__u64 load_bias, struct pgmt_client *client)
 {
-	__u64 port;
+	__u64 port = read_word(load_bias + my_proc_port);
 
-	if (!p)
+	if (!client || !port ||
+	    bpf_probe_read_user(&client->fd, sizeof(client->fd),
+				(void *)(port + FIELD(Port, sock))))
 		return false;
-	port = read_word(p->load_bias + my_proc_port);
-	if (!port || bpf_probe_read_user(&p->client_fd, sizeof(p->client_fd),
-					 (void *)(port + FIELD(Port, sock))))
-		return false;
-	p->message_context = read_word(p->load_bias + message_context);
-	return p->message_context;
+	client->message_context = read_word(load_bias + message_context);
+	return client->message_context;
 }
 
 /*
@@ -64,24 +38,58 @@ static __noinline bool find_client(struct pgmt_process *p)
  * the next message: no query string, and in MessageContext (tcop/postgres.c of 13 to 18).  So
  * it is at ReadyForQuery, or at the answer to a client's Flush: a round trip, too.
  */
-static __always_inline bool is_answer(struct bpf_raw_tracepoint_args *ctx, struct pgmt_process *p)
+static __always_inline bool is_answer(struct bpf_raw_tracepoint_args *ctx, __u64 load_bias,
+				      struct pgmt_client *client)
 {
 	struct pt_regs *call = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	__s64 asked = PT_REGS_PARM3(call), sent = (__s32)ctx->args[1];
 
-	if (sent != asked || (!p->message_context && !find_client(p)))
+	if (sent != asked || (!client->message_context && !find_client(load_bias, client)))
 		return false;
-	return (__u32)PT_REGS_PARM1(call) == p->client_fd &&
-	       read_word(p->load_bias + current_memory_context) == p->message_context &&
-	       !read_word(p->load_bias + debug_query_string);
+	return (__u32)PT_REGS_PARM1(call) == client->fd &&
+	       read_word(load_bias + current_memory_context) == client->message_context &&
+	       !read_word(load_bias + debug_query_string);
+}
+
+/* Has no slot that we know by its pid: a stranger, or a server's child, maybe at its first answer.
+ */
+static __noinline struct pgmt_process *find_sender(struct bpf_raw_tracepoint_args *ctx, __u32 tgid)
+{
+	__u32 parent = parent_tgid();
+	__u64 *load_bias = bpf_map_lookup_elem(&postmasters, &parent);
+	struct pgmt_client client = {};
+	struct pgmt_process *p = NULL;
+	bool ours;
+
+	ours = load_bias && (!select_only || is_selected(tgid));
+	if (ours && !is_answer(ctx, *load_bias, &client))
+		return NULL;
+	if (load_bias) /* where it is counted as lost, or said to have been refused */
+		p = find_process(*load_bias, PGMT_PROBE_SETTLE);
+	if (!ours)
+		strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
+	return p;
+}
+
+/* The process whose answer was sent; NULL: it was none, or nobody's of ours. */
+static __always_inline struct pgmt_process *answering(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct pgmt_process *p = known_process(tgid);
+
+	if (p)
+		return is_answer(ctx, p->load_bias, &p->client) ? p : NULL;
+	if (strangers[tgid & (PGMT_HINTS - 1)] == stranger(tgid))
+		return NULL;
+	return find_sender(ctx, tgid);
 }
 
 SEC("raw_tp/" PGMT_ANSWER_TRACEPOINT)
 int boundary_answer(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct pgmt_process *p = sender();
+	struct pgmt_process *p = answering(ctx);
 
-	if (!p || !is_answer(ctx, p))
+	if (!p)
 		return 0;
 	count_hit(p, PGMT_PROBE_SETTLE);
 	request_settled(p);

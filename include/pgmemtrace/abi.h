@@ -509,6 +509,13 @@ struct pgmt_mapping {
 	struct pgmt_heap_key key;
 };
 
+/* What tells a session's answers from all else that it sends: bpf/answer.bpf.h. */
+struct pgmt_client {
+	__u64 message_context; /* MessageContext; 0: not known yet */
+	__u32 fd;	       /* of the socket that answers go to */
+	__u32 unused;
+};
+
 /*
  * One watched process.  Written by the process itself, read by the daemon.
  *
@@ -544,13 +551,10 @@ struct pgmt_process {
 
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
-	__u64 message_context;	   /* MessageContext; 0: no answer was seen yet */
-	__u64 tick;		   /* of the last hit that read the clock: jiffies */
-	__u64 tick_ns;		   /* ... and what it said */
+	struct pgmt_client client;
+	__u64 tick;    /* of the last hit that read the clock: jiffies */
+	__u64 tick_ns; /* ... and what it said */
 	__u64 hits[PGMT_PROBES];
-
-	__u32 client_fd; /* with message_context: the socket that answers go to */
-	__u32 unused;
 	__u64 walked_cpu_ns; /* CPU time of the thread at walked_ns */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
