@@ -11,6 +11,7 @@
 //   calls   point, by call of palloc, pfree, repalloc, reset: level alloc beside level block
 //   loop    a PL/pgSQL loop of SELECTs, one session
 //   tpcb    pgbench TPC-B, 8 clients: the server's CPU time per transaction; of three times as long
+//   sends   a process that is none of ours: a send to itself, which the tracepoint sees
 //   attach  200 backends: attach and detach
 //   daemon  200 idle backends: the daemon's own CPU and memory
 //   rivals  point, with bpftrace counting at the entries of the same functions
@@ -27,6 +28,7 @@
 #include <utility>
 #include <vector>
 
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -43,6 +45,7 @@
 #include "support/daemon.h"
 #include "support/postgres_cluster.h"
 #include "support/postgres_copy.h"
+#include "util/file.h"
 
 namespace pgmemtrace::bench {
 
@@ -483,6 +486,29 @@ void tpcb(Bench &bench, nlohmann::json &out)
               [&] { return load.run(3 * bench.stretch); });
 }
 
+// ---- other processes ------------------------------------------------------------------------
+
+void sends(Bench &bench, nlohmann::json &out)
+{
+  constexpr int kSends = 100'000;
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends) != 0)
+    must(Result<Ok>(Error{"make a pair of sockets", errno}));
+  const UniqueFd to(ends[0]), from(ends[1]);
+  const auto run = [&] {
+    const double begin = now();
+    for (int i = 0; i < kSends; ++i) {
+      char byte = 0;
+      if (send(to.get(), &byte, 1, 0) != 1 || recv(from.get(), &byte, 1, 0) != 1)
+        must(Result<Ok>(Error{"send a byte", errno}));
+    }
+    return (now() - begin) * 1e6 / kSends;
+  };
+  out.push_back(report(
+      "sends", "a stranger's, at level request", "us",
+      pairs(bench.rounds, run, [&](bool on) { bench.level(on ? Level::request : Level::sweep); })));
+}
+
 // ---- attach, detach ---------------------------------------------------------------------
 
 void attach_time(Bench &bench, nlohmann::json &out)
@@ -590,8 +616,8 @@ int main(int argc, char **argv)
   CLI::App app("What each level costs a PostgreSQL server");
   int rounds = 12;
   double stretch = 0.4;
-  std::vector<std::string> parts{"point",  "loop",   "load",   "tpcb",     "calls",
-                                 "attach", "daemon", "rivals", "extension"};
+  std::vector<std::string> parts{"point", "loop",   "load",   "tpcb",   "calls",
+                                 "sends", "attach", "daemon", "rivals", "extension"};
   app.add_option("--rounds", rounds, "Pairs of off and on")->capture_default_str();
   app.add_option("--stretch", stretch, "Seconds of each stretch of point queries")
       ->capture_default_str();
@@ -616,9 +642,9 @@ int main(int argc, char **argv)
 
   auto out = nlohmann::json::array();
   const std::vector<std::pair<std::string, void (*)(Bench &, nlohmann::json &)>> all{
-      {"point", point},   {"calls", calls},   {"loop", loop},
-      {"load", load},     {"tpcb", tpcb},     {"attach", attach_time},
-      {"daemon", daemon}, {"rivals", rivals}, {"extension", extension}};
+      {"point", point},   {"calls", calls},        {"loop", loop},          {"load", load},
+      {"tpcb", tpcb},     {"sends", sends},        {"attach", attach_time}, {"daemon", daemon},
+      {"rivals", rivals}, {"extension", extension}};
   for (const auto &[name, run] : all)
     if (std::find(parts.begin(), parts.end(), name) != parts.end())
       run(bench, out);

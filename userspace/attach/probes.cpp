@@ -135,7 +135,9 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   for (bpf_program *program : {object->progs.heap_enter, object->progs.heap_return})
     bpf_program__set_autoload(program, options.heap);
   knobs.no_frame_pointers = !options.frame_pointers;
-  if (const auto task = task_struct_of_this_kernel()) {
+  const auto task = task_struct_of_this_kernel();
+  options.answers &= task && globals.tell_answers(); // whose child a sender is, and what it sends
+  if (task) {
     knobs.task_cpu_ns = task->cpu_ns;
     knobs.task_real_parent = task->real_parent;
     knobs.task_tgid = task->tgid;
@@ -151,7 +153,6 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.message_context = globals.message_context;
   knobs.current_memory_context = globals.current_memory_context;
   knobs.debug_query_string = globals.debug_query_string;
-  options.answers &= globals.tell_answers();
   for (const ProbeSite &site : plan.sites)
     if (!has_table(site))
       std::copy_n(site.arguments.begin(), PGMT_PROBE_ARGUMENTS,
