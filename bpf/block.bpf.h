@@ -99,7 +99,7 @@ static __always_inline void add_growth(struct pgmt_growth *g, const struct pgmt_
 /* Whose growth, and how much of it raised a peak, is in growth_key and growth.raised. */
 static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p, __u64 bytes)
 {
-	struct pgmt_growth *g;
+	struct pgmt_growth *g = NULL;
 	bool walked;
 
 	if (!p)
@@ -111,7 +111,8 @@ static __noinline void count_growth(struct pt_regs *ctx, struct pgmt_process *p,
 	p->growth_key.stack.tgid = p->tgid;
 	p->growth_key.stack.hash = 0;
 	walked = !no_frame_pointers && walk_frames(ctx, p);
-	g = bpf_map_lookup_elem(&growths, &p->growth_key);
+	if (walked)
+		g = bpf_map_lookup_elem(&growths, &p->growth_key);
 	if (g && g->proven) {
 		add_growth(g, &p->growth);
 		return;

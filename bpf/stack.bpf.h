@@ -90,8 +90,8 @@ struct piece {
 };
 
 /*
- * Room for a piece of each process's stack.  Not in task storage: the kernel looks up the slab
- * behind it at every read into it, which takes as long as the read (mm/usercopy.c).
+ * Room for a piece of each process's stack.  Not in task storage: at every read into it the
+ * kernel would look up the slab behind it as well (mm/usercopy.c).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -96,13 +96,21 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
         return selected.error();
   auto attachment = std::make_unique<Attachment>(
       Attachment{std::move(*probes), Governor(options_.governor), {&binary}});
-  for (const auto &[pid, server] : servers.servers())
-    if (server.binary == &binary)
-      if (auto added = attachment->probes.add_server(pid, server.load_bias); !added)
-        return added.error();
+  if (auto introduced = introduce(servers, binary, attachment->probes); !introduced)
+    return introduced.error();
   if (auto attached = attachment->probes.set_level(options_.level); !attached)
     return attached.error();
   attached_.push_back(std::move(attachment));
+  return Ok{};
+}
+
+// Sessions of these servers are met where they send.
+Result<> Attachments::introduce(const ServerList &servers, const Binary &binary, Probes &probes)
+{
+  for (const auto &[pid, server] : servers.servers())
+    if (server.binary == &binary)
+      if (auto added = probes.add_server(pid, server.load_bias); !added)
+        return added.error();
   return Ok{};
 }
 
@@ -180,10 +188,10 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
   for (pid_t postmaster : changes.servers_vanished)
     for (const auto &attachment : attached_)
       attachment->probes.remove_server(postmaster);
-  for (const auto &[pid, server] : servers.servers())
-    if (auto *attachment = find(server.binary))
-      if (auto added = attachment->probes.add_server(pid, server.load_bias); !added)
-        errors.push_back(added.error());
+  for (const Binary *binary : in_use)
+    if (auto *attachment = find(binary))
+      if (auto introduced = introduce(servers, *binary, attachment->probes); !introduced)
+        errors.push_back(introduced.error());
 
   for (const auto &gone : changes.vanished) {
     if (selected_.erase(gone.pid))

@@ -69,6 +69,7 @@ private:
   Result<Attachment *> attached_by_another_name(const Binary &binary) const;
   std::optional<Error> coverage(const Binary &binary) const;
   Result<> select(pid_t pid, const ServerList &servers);
+  static Result<> introduce(const ServerList &servers, const Binary &binary, Probes &probes);
   std::vector<Error> follow_heaps(const ServerList &servers);
   Result<> attach_heap(const ServerProcess &process, const ServerList &servers);
 

@@ -28,7 +28,7 @@ namespace pgmemtrace {
 class KernelMaps {
 public:
   struct Options {
-    std::uint32_t processes = 1024;         // slots; about 2 KiB of kernel memory each
+    std::uint32_t processes = 1024;         // slots; 4.5 KiB of kernel memory each
     std::uint32_t contexts = 65536;         // grows on demand
     std::uint32_t ring_bytes = 1024 * 1024; // a power of two
     std::uint32_t growths = 65536;          // level block; grows on demand, as does stacks

@@ -102,10 +102,11 @@ public:
     return true;
   }
 
+  // Is each still in its own register?
   bool unmoved(unsigned wanted) const
   {
     for (std::size_t i = 0; i < holders_.size(); i++)
-      if ((wanted >> i & 1U) != 0 && (holders_[i] & own_[i]) == 0)
+      if ((wanted >> i & 1U) != 0 && in_its_own(i) == 0)
         return false;
     return true;
   }
@@ -115,14 +116,15 @@ public:
   {
     ArgumentRegisters out{};
     for (std::size_t i = 0; i < out.size(); i++) {
-      const std::uint32_t own = holders_[i] & own_[i];
-      const std::uint32_t holders = own != 0 ? own : holders_[i];
+      const std::uint32_t holders = in_its_own(i) != 0 ? in_its_own(i) : holders_[i];
       out[i] = holders == 0 ? kNoRegister : static_cast<std::uint8_t>(std::countr_zero(holders));
     }
     return out;
   }
 
 private:
+  std::uint32_t in_its_own(std::size_t i) const { return holders_[i] & own_[i]; }
+
   // Where the return address is: on top of the stack; behind the caller's frame pointer there;
   // behind what the frame pointer points to; nowhere that we know.
   enum class Frame : std::uint8_t { callers, pushed, own, lost };

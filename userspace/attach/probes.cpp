@@ -401,7 +401,7 @@ std::size_t Probes::attached_sites(pgmt_probe probe) const
   const bool by_pid = probe == PGMT_PROBE_BLOCK && !block_links_.empty();
   if (!links_.contains(probe) && !by_pid)
     return 0;
-  if (probe == PGMT_PROBE_SETTLE && answers_)
+  if (by_answer(probe))
     return 1;
   const auto sites = std::ranges::count_if(
       plan_.sites, [&](const ProbeSite &site) { return site.probe == probe && probed(site); });
@@ -415,7 +415,7 @@ bool Probes::probed(const ProbeSite &site) const
 
 double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) const
 {
-  if (probe == PGMT_PROBE_SETTLE && answers_)
+  if (by_answer(probe))
     return kColdFactor * calibration.send_seconds;
   const bool stepped =
       std::any_of(plan_.sites.begin(), plan_.sites.end(),
@@ -427,8 +427,7 @@ std::size_t Probes::probed_pages() const
 {
   std::set<std::uint64_t> pages;
   for (const auto &site : plan_.sites)
-    if (probed(site) && attached_sites(site.probe) > 0 &&
-        !(site.probe == PGMT_PROBE_SETTLE && answers_))
+    if (probed(site) && attached_sites(site.probe) > 0 && !by_answer(site.probe))
       pages.insert(site.file_offset / static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
   return pages.size();
 }

@@ -108,6 +108,7 @@ private:
   bool attach_answers(std::vector<Link> &into);
   bool probed(const ProbeSite &site) const; // at the level that it is for
   bool wanted(pgmt_probe probe, Level level) const;
+  bool by_answer(pgmt_probe probe) const { return probe == PGMT_PROBE_SETTLE && answers_; }
   // Where in a file, and what the program is told there.
   struct Target {
     bpf_program *program;
