@@ -65,7 +65,7 @@ static __noinline struct pgmt_process *find_sender(struct bpf_raw_tracepoint_arg
 	if (ours && !is_answer(ctx, *load_bias, &client))
 		return NULL;
 	if (load_bias) /* where it is counted as lost, or said to have been refused */
-		p = find_process(*load_bias, PGMT_PROBE_SETTLE);
+		p = find_process(*load_bias);
 	if (!ours)
 		strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
 	return p;

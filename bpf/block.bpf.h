@@ -148,7 +148,7 @@ static __noinline struct pgmt_name *name_of(struct pgmt_process *p, __u64 name)
 
 	if (!p)
 		return NULL;
-	key = &p->walk.key;
+	key = &p->context_key;
 	key->tgid = p->tgid;
 	key->address = name;
 	n = bpf_map_lookup_elem(&names, key);
@@ -199,6 +199,41 @@ static __noinline void record_return(struct pgmt_process *p, const volatile stru
 
 /* ---- what a context gains ---- */
 
+/*
+ * The record of the context whose header lies in scratch, made if there is none; NULL: no room.
+ * Another name is another context at a recycled address.  So is another parent, unless it holds
+ * what was last known of it: then it was moved.
+ */
+static __noinline struct pgmt_context *record_of(struct pgmt_process *p, __u64 address)
+{
+	struct pgmt_context_key *key;
+	struct pgmt_context *c, *made;
+
+	if (!p)
+		return NULL;
+	key = &p->context_key;
+	made = &p->context;
+	key->tgid = p->tgid;
+	key->address = address;
+	made->parent = WORD(p->scratch, CONTEXT(parent));
+	made->name = WORD(p->scratch, CONTEXT(name));
+	made->ident = WORD(p->scratch, CONTEXT(ident));
+	c = bpf_map_lookup_elem(&contexts, key);
+	if (c && !made->parent) /* MemoryContextDelete unlinks it before it frees its blocks */
+		made->parent = c->parent;
+	if (c && c->name == made->name &&
+	    (c->parent == made->parent || c->bytes == WORD(p->scratch, CONTEXT(mem_allocated)))) {
+		c->parent = made->parent;
+		c->ident = made->ident;
+		return c;
+	}
+	if (bpf_map_update_elem(&contexts, key, made, BPF_ANY)) {
+		lose(PGMT_LOSS_CONTEXTS_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&contexts, key);
+}
+
 static __noinline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 			    const volatile struct pgmt_site *site, __u64 context, __u64 bytes)
 {
@@ -227,7 +262,7 @@ static __noinline void gain(struct pt_regs *ctx, struct pgmt_process *p,
 		record_gain(ctx, p, site, c->name, bytes);
 	} else if (c->bytes > c->peak_bytes) {
 		c->peak_bytes = c->bytes;
-		note_new_peak(ctx, p, c->bytes < walk_min_bytes ? PGMT_CONTEXTS_SMALL : context,
+		note_new_peak(ctx, p, c->bytes < alone_min_bytes ? PGMT_CONTEXTS_SMALL : context,
 			      c->name, bytes);
 	}
 }
@@ -271,7 +306,7 @@ static __noinline void destroy(struct pgmt_process *p, const volatile struct pgm
 	if (record_all)
 		record_return(p, site, WORD(p->scratch, CONTEXT(name)),
 			      WORD(p->scratch, CONTEXT(mem_allocated)));
-	key = &p->walk.key;
+	key = &p->context_key;
 	key->tgid = p->tgid;
 	key->address = WORD(p->scratch, CONTEXT(name));
 	n = bpf_map_lookup_elem(&names, key);

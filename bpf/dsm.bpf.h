@@ -9,19 +9,6 @@
 
 #define DSM_OP_CREATE 0 /* dsm_op of storage/dsm_impl.h, the same in 13 to 18 */
 
-/* The text of the statement that runs, unless it was captured already. */
-static __always_inline void want_text(struct pgmt_process *p)
-{
-	if (p->text_request == p->requests + 1)
-		return;
-	if (p->query_desc)
-		capture_query(p, p->query_desc);
-	else if (p->phase == PGMT_PHASE_UTILITY && p->utility_stmt)
-		capture_text(p, p->utility_stmt, p->utility_text);
-	else
-		capture_activity(p);
-}
-
 static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p)
 {
 	struct pgmt_dsm_event *e;
@@ -58,7 +45,7 @@ int dsm_made(struct pt_regs *ctx)
 	p = begin(ctx, PGMT_PROBE_DSM);
 	if (!p)
 		return 0;
-	want_text(p);
+	capture_running(p);
 	send_dsm(ctx, p);
 	finish(p, PGMT_PROBE_DSM);
 	return 0;

@@ -104,9 +104,14 @@ struct PlannedStmt {
 	int stmt_len;
 };
 
+struct EState {
+	struct MemoryContextData *es_query_cxt;
+};
+
 struct QueryDesc {
 	struct PlannedStmt *plannedstmt;
 	const char *sourceText;
+	struct EState *estate;
 };
 
 struct Port {
@@ -139,6 +144,7 @@ const volatile __u32 mm_brk = 0; /* in its mm_struct */
 /* Link-time addresses of the server's variables; 0: this build has none. */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 top_transaction_context = 0;
+const volatile __u64 portal_context = 0;
 const volatile __u64 my_be_entry = 0;
 const volatile __u64 my_proc_port = 0;
 const volatile __u64 message_context = 0;
@@ -149,10 +155,9 @@ const volatile __u8 argument_registers[PGMT_PROBES][PGMT_PROBE_ARGUMENTS] = {};
 
 const volatile __u64 detail_every_ns = 10 * 1000 * 1000; /* close looks, when nobody grows */
 const volatile __u64 event_every_ns = 20 * 1000 * 1000;	 /* per process */
-const volatile __u64 baseline_every_ns = 1000000000;	 /* walks outside statements */
 const volatile __u64 walk_share = 1000;	      /* a walk may take 1/1000 of the CPU time */
 const volatile __u64 idle_walk_share = 16000; /* ... or that of the time, where it mostly waits */
-const volatile __u64 walk_min_bytes = 64 * 1024;       /* contexts worth keeping */
+const volatile __u64 alone_min_bytes = 64 * 1024;      /* contexts worth an entry of their own */
 const volatile __u64 peak_min_bytes = 8 * 1024 * 1024; /* statements worth an event */
 
 const volatile __u32 record_all = 0; /* level block: every block's stack, by name of context */
@@ -173,8 +178,12 @@ const volatile __u32 record_calls = 0;	    /* track every context, by name */
 
 /* ---- set by the daemon while it runs ---- */
 
-/* TimestampTz since when every statement is seen: what began before was joined midway. */
-volatile __u64 statements_since;
+/*
+ * Statements are seen from their start, of all processes or of single ones: raised whenever more of
+ * them are, and the TimestampTz then.  What began before was joined midway.
+ */
+volatile __u32 starts_epoch;
+volatile __u64 starts_since;
 /*
  * bpf_ktime_get_ns() since when every change of a block is seen, where block sites are probed;
  * ~0: they come or go one by one, and nothing is counted.
@@ -418,26 +427,23 @@ static __always_inline __u64 backend_status(struct pgmt_process *p)
 	return my_be_entry ? read_word(p->load_bias + my_be_entry) : 0;
 }
 
-/* The probes that level `statement` adds. */
-static __always_inline bool within_request(__u32 probe)
-{
-	return probe == PGMT_PROBE_START || probe == PGMT_PROBE_END || probe == PGMT_PROBE_UTILITY;
-}
-
 /*
- * The first hit may lie anywhere in a request that was running before the probes came.  The
- * statement that we see begin is not the client's then, and all until settle is a part of the one
- * that pg_stat_activity shows: deeper on the stack than anything.  `counted`: as a statement.
+ * The first statement that we see begin may lie anywhere in a request that was running before the
+ * probes came.  It is not the client's then, and all until settle is a part of the one that
+ * pg_stat_activity shows: deeper on the stack than anything.
  */
-static __noinline void join_request(struct pgmt_process *p, bool counted)
+static __noinline void join_request(struct pgmt_process *p)
 {
+	bool counted;
 	__u64 entry;
 
 	if (!p)
 		return;
+	counted = p->busy_since_ns; /* it may be the same request still */
+	p->busy_since_ns = 0;
 	entry = backend_status(p);
-	if (!entry || read_word(entry + FIELD(PgBackendStatus, st_activity_start_timestamp)) >=
-			  statements_since)
+	if (!entry ||
+	    read_word(entry + FIELD(PgBackendStatus, st_activity_start_timestamp)) >= starts_since)
 		return;
 	p->busy_since_ns = bpf_ktime_get_ns();
 	if (!counted)
@@ -448,18 +454,27 @@ static __noinline void join_request(struct pgmt_process *p, bool counted)
 	p->utility_text = read_word(entry + FIELD(PgBackendStatus, st_activity_raw));
 }
 
+/* A statement begins.  Was that seen of this process before, too? */
+static __always_inline void join_if_new(struct pgmt_process *p)
+{
+	bool through = p->starts_epoch && p->busy_since_ns; /* merely others came */
+
+	if (p->starts_epoch == starts_epoch)
+		return;
+	p->starts_epoch = starts_epoch;
+	if (!through)
+		join_request(p);
+}
+
 /*
  * The level was lower for a while: what the slot says of a request, of its text and of the state
  * before it is of another time.  What grew meanwhile is the sweep's to judge.
  */
-static __noinline void come_back(struct pgmt_process *p, __u32 probe)
+static __noinline void come_back(struct pgmt_process *p)
 {
-	bool counted;
-
 	if (!p)
 		return;
-	counted = p->busy_since_ns; /* if it is the same request still */
-	p->busy_since_ns = 0;
+	p->starts_epoch = 0;
 	p->query_desc = 0;
 	p->nesting = 0;
 	p->phase = PGMT_PHASE_IDLE;
@@ -468,8 +483,6 @@ static __noinline void come_back(struct pgmt_process *p, __u32 probe)
 	p->tick = 0;
 	__builtin_memset(p->roots, 0, sizeof(p->roots)); /* the next look is the baseline */
 	__builtin_memset(p->owners, 0, sizeof(p->owners));
-	if (within_request(probe))
-		join_request(p, counted);
 }
 
 static __always_inline const volatile struct pgmt_site *site_of(struct pt_regs *ctx)
@@ -504,7 +517,7 @@ static __always_inline struct pgmt_process *process_in(__u32 slot, __u32 tgid)
 }
 
 /* First hit of a process, or the first since the selection changed. */
-static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state *task, __u32 probe)
+static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state *task)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0, slot;
 	struct pgmt_process *p;
@@ -534,8 +547,6 @@ static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state 
 	p->slot = slot;
 	p->load_bias = load_bias;
 	p->first_hit_ns = bpf_ktime_get_ns();
-	if (within_request(probe))
-		join_request(p, false);
 	task->epoch = level_epoch;
 	task->slot = slot + 1;
 	send_header(p, PGMT_EVENT_PROCESS, tgid);
@@ -550,7 +561,7 @@ static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state 
 __u64 hints[PGMT_HINTS];
 
 /* By task storage, which ends with its task: a pid that comes again has none. */
-static __noinline struct pgmt_process *find_process(__u64 load_bias, __u32 probe)
+static __noinline struct pgmt_process *find_process(__u64 load_bias)
 {
 	struct task_state *task;
 	struct pgmt_process *p;
@@ -572,14 +583,14 @@ static __noinline struct pgmt_process *find_process(__u64 load_bias, __u32 probe
 				return NULL;
 			if (task->epoch != level_epoch) {
 				task->epoch = level_epoch;
-				come_back(p, probe);
+				come_back(p);
 			}
 			hints[p->tgid & (PGMT_HINTS - 1)] = (__u64)level_epoch << 32 | (slot + 1);
 			return p;
 		}
 		task->slot = 0;
 	}
-	return admit(load_bias, task, probe);
+	return admit(load_bias, task);
 }
 
 /* Mostly that is all there is to look at. */
@@ -595,7 +606,7 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u3
 {
 	struct pgmt_process *p = known_process(bpf_get_current_pid_tgid() >> 32);
 
-	return p ? p : find_process(PT_REGS_IP(ctx) - link_address(ctx, probe), probe);
+	return p ? p : find_process(PT_REGS_IP(ctx) - link_address(ctx, probe));
 }
 
 #define SAMPLE_MAX_NS 100000
@@ -827,58 +838,7 @@ static __always_inline void settle_children(struct pgmt_process *p, __u32 root)
 	count_new_children(p, root);
 }
 
-/* ---- full walks ---- */
-
-/*
- * The record of the context whose header lies in scratch, made if there is none; NULL: no room.
- * Another name is another context at a recycled address.  So is another parent, unless it holds
- * what was last known of it: then it was moved.
- */
-static __noinline struct pgmt_context *record_of(struct pgmt_process *p, __u64 address)
-{
-	struct pgmt_walk *w;
-	struct pgmt_context *c;
-
-	if (!p)
-		return NULL;
-	w = &p->walk;
-	w->key.tgid = p->tgid;
-	w->key.address = address;
-	w->value.parent = WORD(p->scratch, CONTEXT(parent));
-	w->value.name = WORD(p->scratch, CONTEXT(name));
-	w->value.ident = WORD(p->scratch, CONTEXT(ident));
-	w->value.walk = p->walks;
-	c = bpf_map_lookup_elem(&contexts, &w->key);
-	if (c && !w->value.parent) /* MemoryContextDelete unlinks it before it frees its blocks */
-		w->value.parent = c->parent;
-	if (c && c->name == w->value.name &&
-	    (c->parent == w->value.parent ||
-	     c->bytes == WORD(p->scratch, CONTEXT(mem_allocated)))) {
-		c->parent = w->value.parent;
-		c->ident = w->value.ident;
-		c->walk = p->walks;
-		return c;
-	}
-	if (bpf_map_update_elem(&contexts, &w->key, &w->value, BPF_ANY)) {
-		lose(PGMT_LOSS_CONTEXTS_FULL);
-		return NULL;
-	}
-	return bpf_map_lookup_elem(&contexts, &w->key);
-}
-
-static __always_inline void keep_context(struct pgmt_process *p, __u64 bytes)
-{
-	struct pgmt_context *c = record_of(p, p->walk.node);
-
-	if (!c)
-		return;
-	c->bytes = bytes;
-	c->seen_ns = coarse_time(p);
-	if (p->walk.baseline)
-		c->start_bytes = bytes;
-	if (bytes > c->peak_bytes)
-		c->peak_bytes = bytes;
-}
+/* ---- what a statement holds ---- */
 
 struct walk_frame {
 	struct pgmt_process *p;
@@ -900,14 +860,13 @@ static long walk_step(__u64 index, struct walk_frame *frame)
 		bytes = WORD(p->scratch, CONTEXT(mem_allocated));
 		w->contexts++;
 		w->bytes += bytes;
-		if (bytes > w->largest_bytes && w->node != p->roots[PGMT_ROOT_TOP].context &&
-		    w->node != p->roots[PGMT_ROOT_CACHE].context) {
+		if (bytes > w->largest_bytes) {
 			w->largest_bytes = bytes;
 			w->largest = w->node;
 			w->largest_name = WORD(p->scratch, CONTEXT(name));
 		}
-		if (bytes >= walk_min_bytes)
-			keep_context(p, bytes);
+		if (w->node == w->query) /* it lies below another root */
+			w->query = 0;
 		next = WORD(p->scratch, CONTEXT(firstchild));
 		if (next) {
 			w->node = next;
@@ -954,38 +913,64 @@ static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
 	       cpu_time() - p->walked_cpu_ns > p->walk_cost_ns * walk_share;
 }
 
-#define UNKNOWN_BYTES (~0ULL)
-
 /*
  * A context takes some 0.1 to 0.5 us.  What a walk took beyond this, it was preempted: one slice of
  * a busy machine, paid like a cost, would make it the last walk for a minute.
  */
 #define WALK_CONTEXT_MAX_NS 2000
 
-static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
+static __noinline void walk_below(struct pgmt_process *p, __u64 root)
 {
 	struct walk_frame frame = {.p = p};
+	struct pgmt_walk *w;
+
+	if (!p || !root)
+		return;
+	w = &p->walk;
+	w->root = root;
+	w->node = root;
+	w->climbing = 0;
+	bpf_loop(PGMT_WALK_MAX, walk_step, &frame, 0);
+	if (w->node)
+		lose(PGMT_LOSS_WALK_BOUND);
+}
+
+static __always_inline __u64 context_of_query(__u64 query_desc)
+{
+	__u64 estate;
+
+	if (!bpf_core_field_exists(((struct EState *)0)->es_query_cxt)) /* a BTF that lacks it */
+		return 0;
+	estate = read_word(query_desc + FIELD(QueryDesc, estate));
+	return estate ? read_word(estate + FIELD(EState, es_query_cxt)) : 0;
+}
+
+/*
+ * All contexts that do not outlive the statement whose executor ends, or its transaction: its
+ * QueryDesc's own, and those that it or who runs it works in.  They are disjoint, but that the
+ * first mostly lies below one of the others; a cursor's does not, nor does that of a portal
+ * that is dropped.
+ */
+static __noinline void walk_statement(struct pgmt_process *p, __u64 query_desc, __u64 now)
+{
 	__u64 began = bpf_ktime_get_ns(), took, most;
 	struct pgmt_walk *w;
 
 	if (!p)
 		return;
 	w = &p->walk;
-	if (!p->roots[PGMT_ROOT_TOP].context)
-		return;
-	p->walks++;
-	w->root = p->roots[PGMT_ROOT_TOP].context;
-	w->node = w->root;
-	w->climbing = 0;
 	w->contexts = 0;
 	w->bytes = 0;
 	w->largest_bytes = 0;
-	w->baseline = baseline;
-	bpf_loop(PGMT_WALK_MAX, walk_step, &frame, 0);
-	if (w->node)
-		lose(PGMT_LOSS_WALK_BOUND);
-	p->walk_contexts = w->contexts;
-	p->walk_bytes = w->bytes;
+	w->query = context_of_query(query_desc);
+	if (top_transaction_context)
+		walk_below(p, read_word(p->load_bias + top_transaction_context));
+	if (portal_context)
+		walk_below(p, read_word(p->load_bias + portal_context));
+	if (message_context)
+		walk_below(p, read_word(p->load_bias + message_context));
+	walk_below(p, w->query);
+	p->walks++;
 	p->walked_ns = now;
 	p->walked_cpu_ns = cpu_time();
 	took = bpf_ktime_get_ns() - began;
@@ -993,11 +978,6 @@ static __noinline void walk(struct pgmt_process *p, __u64 now, bool baseline)
 	p->walk_cost_ns = took < most ? took : most;
 	p->walk_total_ns += p->walk_cost_ns;
 	p->timed_ns = 0;
-	if (baseline) {
-		/* A part of the tree says nothing of what a later walk should find. */
-		p->baseline_bytes = w->node ? UNKNOWN_BYTES : w->bytes;
-		p->baseline_ns = now;
-	}
 }
 
 /* ---- query text ---- */
@@ -1049,6 +1029,19 @@ static __noinline void capture_activity(struct pgmt_process *p)
 	p->stmt_location = 0;
 	p->stmt_len = 0;
 	copy_query(p, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));
+}
+
+/* The client's statement that runs. */
+static __noinline void capture_running(struct pgmt_process *p)
+{
+	if (!p)
+		return;
+	if (p->query_desc)
+		capture_query(p, p->query_desc);
+	else if (p->phase == PGMT_PHASE_UTILITY && p->utility_stmt)
+		capture_text(p, p->utility_stmt, p->utility_text);
+	else
+		capture_activity(p);
 }
 
 #include "query.bpf.h"
@@ -1115,8 +1108,8 @@ static __noinline void send_peak(struct pgmt_process *p, __u64 now)
 		lose(PGMT_LOSS_RING_FULL);
 		return;
 	}
-	fill_header(&e->header, p, PGMT_EVENT_PEAK, p->phase, now);
-	e->bytes = p->walk_bytes - p->baseline_bytes;
+	fill_header(&e->header, p, PGMT_EVENT_PEAK, PGMT_PHASE_EXECUTE, now);
+	e->bytes = p->walk.bytes;
 	e->context = p->walk.largest;
 	e->context_name = p->walk.largest_name;
 	e->context_bytes = p->walk.largest_bytes;
@@ -1207,8 +1200,6 @@ static __always_inline bool statement_began(struct pgmt_process *p, __u64 now)
 	p->phase = PGMT_PHASE_PLAN; /* what came before execution */
 	if (detail)
 		look_closely(p, now);
-	if (now - p->baseline_ns > baseline_every_ns && affordable(p, now))
-		walk(p, now, true);
 	return detail;
 }
 
@@ -1222,6 +1213,7 @@ int boundary_start(struct pt_regs *ctx)
 	if (!p)
 		return 0;
 	now = coarse_time(p);
+	join_if_new(p);
 	if (!nested(p, ctx)) {
 		if (statement_began(p, now))
 			capture_query(p, argument(ctx, PGMT_PROBE_START, 0));
@@ -1233,31 +1225,34 @@ int boundary_start(struct pt_regs *ctx)
 	return 0;
 }
 
+/* All memory of the statement is still there: the one moment to see its peak. */
+static __noinline void look_at_peak(struct pgmt_process *p, __u64 query_desc, __u64 now)
+{
+	if (!p)
+		return;
+	walk_statement(p, query_desc, now);
+	if (p->walk.bytes <= peak_min_bytes || now - p->peak_event_ns <= event_every_ns)
+		return;
+	capture_running(p);
+	send_peak(p, now);
+}
+
+/* The one that every process has, also those whose starts are not seen. */
 SEC("uprobe.multi")
 int boundary_end(struct pt_regs *ctx)
 {
 	struct pgmt_process *p;
-	bool outer;
-	__u64 now;
+	__u64 now, query_desc;
 
 	p = begin(ctx, PGMT_PROBE_END);
 	if (!p)
 		return 0;
 	now = coarse_time(p);
+	query_desc = argument(ctx, PGMT_PROBE_END, 0);
+	if (affordable(p, now))
+		look_at_peak(p, query_desc, now);
 	/* Cursors interleave and errors skip ends: the QueryDesc tells the statement's own. */
-	outer = p->query_desc == argument(ctx, PGMT_PROBE_END, 0);
-	/* All memory of the statement is still there: the one moment to see its peak. */
-	if (affordable(p, now)) {
-		walk(p, now, false);
-		if (p->baseline_ns && p->baseline_bytes != UNKNOWN_BYTES &&
-		    p->walk_bytes > p->baseline_bytes + peak_min_bytes &&
-		    now - p->peak_event_ns > event_every_ns) {
-			if (outer)
-				capture_query(p, p->query_desc);
-			send_peak(p, now);
-		}
-	}
-	if (outer) {
+	if (p->query_desc == query_desc) {
 		if (detail_due(p, now))
 			look_closely(p, now);
 		p->query_desc = 0;
@@ -1279,6 +1274,7 @@ int boundary_util(struct pt_regs *ctx)
 	if (!p)
 		return 0;
 	now = coarse_time(p);
+	join_if_new(p);
 	if (!nested(p, ctx)) {
 		if (statement_began(p, now))
 			capture_text(p, argument(ctx, PGMT_PROBE_UTILITY, 0),
@@ -1293,8 +1289,17 @@ int boundary_util(struct pt_regs *ctx)
 	return 0;
 }
 
+/* Where starts are not probed, none was seen; it was one all the same. */
+static __always_inline void count_unseen_statement(struct pgmt_process *p)
+{
+	if (!p->busy_since_ns)
+		p->statements++;
+}
+
 static __always_inline void request_settled(struct pgmt_process *p)
 {
+	if (p->requests) /* the first may be a session's greeting */
+		count_unseen_statement(p);
 	settled(p, coarse_time(p));
 	p->requests++;
 	finish(p, PGMT_PROBE_SETTLE);
@@ -1317,13 +1322,12 @@ SEC("uprobe.multi")
 int boundary_xact(struct pt_regs *ctx)
 {
 	struct pgmt_process *p;
-	__u64 now;
 
 	p = begin(ctx, PGMT_PROBE_XACT);
 	if (!p)
 		return 0;
-	now = coarse_time(p);
-	settled(p, now);
+	count_unseen_statement(p);
+	settled(p, coarse_time(p));
 	p->transactions++;
 	finish(p, PGMT_PROBE_XACT);
 	return 0;
@@ -1334,14 +1338,11 @@ SEC("uprobe.multi")
 int process_exit(struct pt_regs *ctx)
 {
 	struct pgmt_process *p;
-	__u64 now;
 
 	p = begin(ctx, PGMT_PROBE_EXIT);
 	if (!p)
 		return 0;
-	now = coarse_time(p);
-	compare_lasting_roots(p, true);
-	walk(p, now, false);
+	settled(p, coarse_time(p));
 	p->exited = 1;
 	hints[p->tgid & (PGMT_HINTS - 1)] = 0; /* its pid may come again before the slot is free */
 	send_header(p, PGMT_EVENT_EXIT, p->tgid);

@@ -129,8 +129,7 @@ __noinline __u64 asking(struct pgmt_process *p)
 		if (!entry)
 			return PGMT_QUERY_NONE;
 		stamp = activity_start(entry);
-		if (p->settled_activity ? stamp + 1 == p->settled_activity
-					: stamp < statements_since)
+		if (p->settled_activity ? stamp + 1 == p->settled_activity : stamp < starts_since)
 			return PGMT_QUERY_NONE;
 		stamp <<= 1;
 	}

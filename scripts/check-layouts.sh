@@ -23,6 +23,7 @@ MemoryContextData type isReset allowInCritSection mem_allocated methods parent f
 dlist_node prev next
 dlist_head head
 QueryDesc operation plannedstmt sourceText estate planstate already_executed totaltime
+EState es_query_cxt
 PlannedStmt type commandType queryId stmt_location stmt_len
 Port sock database_name user_name
 BackgroundWorker bgw_name bgw_type

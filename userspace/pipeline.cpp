@@ -141,6 +141,7 @@ void Pipeline::step()
   if (copies_)
     copies_->drain();
   notice_activity(now);
+  look_closely(now);
   read_counts(now);
   serve_extension(now); // who asks, waits
   sweep_due(now);       // ... and the trees of who is due: snapshots
@@ -233,6 +234,7 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
     if (!dsm_.made_by(gone))
       symbols_.forget(gone);
     escalation_.forget(gone);
+    close_looks_.forget(gone);
   }
   for (const pid_t postmaster : changes.servers_vanished)
     if (reader_)
@@ -270,6 +272,14 @@ pid_t Pipeline::server_of(const pgmt_process &process) const
 
 // ---- collect ----------------------------------------------------------------
 
+Probes *Pipeline::probes_of(const ProcessId &id) const
+{
+  const auto watched = watched_.find(id);
+  auto *attachment =
+      watched == watched_.end() ? nullptr : attachments_.find(watched->second.binary);
+  return attachment ? &attachment->probes : nullptr;
+}
+
 // Does the kernel half see this process now?
 bool Pipeline::probed(const Watched &watched) const
 {
@@ -294,12 +304,19 @@ void Pipeline::notice_activity(Time now)
   for (auto &[id, watched] : watched_) {
     const auto *slot = probed(watched) ? reader_->slot(id.pid) : nullptr;
     if (slot && slot->hits[PGMT_PROBE_SETTLE]) {
-      const auto boundaries = slot->requests + slot->statements + slot->transactions;
-      if (boundaries != watched.boundaries || slot->busy_since_ns) {
+      const auto boundaries =
+          slot->requests + slot->statements + slot->transactions + slot->hits[PGMT_PROBE_END];
+      // A long statement has no boundary of its own until it ends.
+      const auto *process = cpu_known && watched.last ? servers_.find_process(id.pid) : nullptr;
+      const bool used_cpu = process && process->cpu_ticks != watched.last->cpu_ticks;
+      if (boundaries != watched.boundaries || slot->busy_since_ns || used_cpu) {
         schedule_.active(id);
         working_ = true;
       }
       watched.boundaries = boundaries;
+      if (slot->event_ns != watched.grew_ns)
+        close_looks_.grew(id, now);
+      watched.grew_ns = slot->event_ns;
       if (const auto bytes = reader_->growth_bytes(id.pid); bytes && watched.last) {
         const auto used = used_bytes(*watched.last);
         if (grew(used, used + bytes))
@@ -314,6 +331,25 @@ void Pipeline::notice_activity(Time now)
       schedule_.active(id);
   }
   changed_ |= working_;
+}
+
+// Who grows has the starts of its statements probed, too.  Whose level fell meanwhile gets them
+// again when it rises.
+void Pipeline::look_closely(Time now)
+{
+  for (const auto &id : close_looks_.over(now))
+    if (auto *probes = probes_of(id))
+      probes->detach_starts(id.pid);
+  for (const auto &id : close_looks_.wanted()) {
+    auto *probes = probes_of(id);
+    if (!probes)
+      continue;
+    if (auto attached = probes->attach_starts(id.pid); !attached) {
+      close_looks_.forget(id);
+      if (attached.error().err != ESRCH)
+        options_.warn(attached.error());
+    }
+  }
 }
 
 // What levels block and alloc counted, before the sweeps that take it.
@@ -403,13 +439,14 @@ bool Pipeline::sweep(const ServerProcess &process, Watched &watched, Time now,
   snapshot->complete = tree->complete;
   snapshot->incomplete_reason = std::move(tree->incomplete_reason);
   const auto *attachment = attachments_.find(process.binary);
-  watched.reader.read(*snapshot, attachment ? attachment->probes.probed_pages() : 0);
-  if (reader_) {
-    const auto pid = process.identity.id.pid;
+  watched.reader.read(*snapshot,
+                      attachment ? attachment->probes.probed_pages(process.identity.id.pid) : 0);
+  const auto pid = process.identity.id.pid;
+  if (reader_)
     snapshot->activity = reader_->take_activity(
         pid, attachment ? attachment->probes.statements_since() : UINT64_MAX);
-    if (const auto *slot = reader_->slot(pid); slot && snapshot->activity.in_statement)
-      watched.reader.read_statement(*slot, snapshot->activity);
+  watched.reader.read_statement(reader_ ? reader_->slot(pid) : nullptr, snapshot->activity);
+  if (reader_) {
     snapshot->block_growth = blocks_.growth(pid);
     snapshot->alloc_calls = allocs_.holders(pid);
   }
@@ -469,12 +506,6 @@ Extension::View Pipeline::look(const ProcessId &id, Time now)
 // Suspects get probes of their own for a while.
 void Pipeline::escalate(std::span<const Violation> changes, Time now)
 {
-  const auto probes_of = [&](const ProcessId &id) -> Probes * {
-    const auto watched = watched_.find(id);
-    auto *attachment =
-        watched == watched_.end() ? nullptr : attachments_.find(watched->second.binary);
-    return attachment ? &attachment->probes : nullptr;
-  };
   for (const auto &id : escalation_.lower(now))
     if (auto *probes = probes_of(id))
       probes->detach_blocks(id.pid);

@@ -18,6 +18,7 @@
 #include "attach/calibrate.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
+#include "close_looks.h"
 #include "collect/alloc_reader.h"
 #include "collect/block_reader.h"
 #include "collect/dsm_watch.h"
@@ -76,7 +77,8 @@ private:
     std::shared_ptr<const ProcessSnapshot> last;
     Time exact_after{};           // the next exact pass
     Duration header_cost{};       // CPU time of the last pass that was none
-    std::uint64_t boundaries = 0; // requests + statements when last looked
+    std::uint64_t boundaries = 0; // how many it had passed when we last looked
+    std::uint64_t grew_ns = 0;    // pgmt_process.event_ns then
     // When the governor last looked; nothing while it never did.
     struct Measured {
       KernelReader::Totals totals;
@@ -92,10 +94,12 @@ private:
   void apply(const ServerList::Changes &changes, Time now);
   void notice_activity(Time now);
   bool probed(const Watched &watched) const;
+  Probes *probes_of(const ProcessId &id) const;
   void sweep_due(Time now);
   // nullopt: as deep as is due.  False: it could not be read.
   bool sweep(const ServerProcess &process, Watched &watched, Time now,
              std::optional<Pass> pass = std::nullopt);
+  void look_closely(Time now);
   void read_counts(Time now);
   void serve_extension(Time now);
   Extension::View look(const ProcessId &id, Time now);
@@ -121,6 +125,7 @@ private:
   Symbolizer symbols_;
   std::unique_ptr<StackCopies> copies_; // null at level sweep
   Escalation escalation_;
+  CloseLooks close_looks_;
   SweepSchedule schedule_;
   RuleSet rules_;
   std::vector<std::unique_ptr<Sink>> sinks_;

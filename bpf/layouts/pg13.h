@@ -5,7 +5,7 @@
  * Compiled with clang -target bpf -g into a BTF blob; the kernel half is relocated against
  * it, and the sweep takes its offsets from it.  Offsets were compared with the server
  * headers by scripts/check-layouts.sh.  Source: src/backend/utils/mmgr/{aset,generation,slab}.c,
- * nodes/plannodes.h, libpq/libpq-be.h, pgstat.h, utils/{catcache,plancache}.h,
+ * nodes/{execnodes,plannodes}.h, libpq/libpq-be.h, pgstat.h, utils/{catcache,plancache}.h,
  * src/backend/utils/hash/dynahash.c, src/backend/storage/ipc/dsm.c of REL_13.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
@@ -85,6 +85,13 @@ struct SlabContext {
 	_Bool *freechunks;
 #endif
 	struct dlist_head freelist[];
+};
+
+/* nodes/execnodes.h; longer than what is declared here */
+
+struct EState {
+	char unread1[176];
+	MemoryContext es_query_cxt;
 };
 
 /* nodes/plannodes.h */
@@ -187,6 +194,7 @@ struct GenerationBlock pgmt_keep_generation_block;
 struct GenerationChunk pgmt_keep_generation_chunk;
 struct SlabContext pgmt_keep_slab;
 struct SlabBlock pgmt_keep_slab_block;
+struct EState pgmt_keep_estate;
 struct PlannedStmt pgmt_keep_planned_stmt;
 struct Port pgmt_keep_port;
 struct PgBackendStatus pgmt_keep_backend_status;

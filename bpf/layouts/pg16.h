@@ -5,8 +5,9 @@
  * Compiled with clang -target bpf -g into a BTF blob; the kernel half is relocated against
  * it, and the sweep takes its offsets from it.  Offsets were compared with the server
  * headers by scripts/check-layouts.sh.  Source: src/backend/utils/mmgr/{aset,generation,slab}.c,
- * nodes/plannodes.h, libpq/libpq-be.h, utils/backend_status.h, utils/{catcache,plancache}.h,
- * src/backend/utils/hash/dynahash.c, src/backend/storage/ipc/dsm.c of REL_16.
+ * nodes/{execnodes,plannodes}.h, libpq/libpq-be.h, utils/backend_status.h,
+ * utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c, src/backend/storage/ipc/dsm.c of
+ * REL_16.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
  */
@@ -90,6 +91,13 @@ struct SlabContext {
 	int blocklist_shift;
 	struct dclist_head emptyblocks;
 	struct dlist_head blocklist[3];
+};
+
+/* nodes/execnodes.h; longer than what is declared here */
+
+struct EState {
+	char unread1[160];
+	MemoryContext es_query_cxt;
 };
 
 /* nodes/plannodes.h */
@@ -199,6 +207,7 @@ struct GenerationContext pgmt_keep_generation;
 struct GenerationBlock pgmt_keep_generation_block;
 struct SlabContext pgmt_keep_slab;
 struct SlabBlock pgmt_keep_slab_block;
+struct EState pgmt_keep_estate;
 struct PlannedStmt pgmt_keep_planned_stmt;
 struct Port pgmt_keep_port;
 struct PgBackendStatus pgmt_keep_backend_status;

@@ -5,9 +5,9 @@
  * Compiled with clang -target bpf -g into a BTF blob; the kernel half is relocated against
  * it, and the sweep takes its offsets from it.  Offsets were compared with the server
  * headers by scripts/check-layouts.sh.  Source:
- * src/backend/utils/mmgr/{aset,generation,slab,bump}.c, nodes/plannodes.h, libpq/libpq-be.h,
- * utils/backend_status.h, utils/{catcache,plancache}.h, src/backend/utils/hash/dynahash.c,
- * src/backend/storage/ipc/dsm.c of REL_17.
+ * src/backend/utils/mmgr/{aset,generation,slab,bump}.c, nodes/{execnodes,plannodes}.h,
+ * libpq/libpq-be.h, utils/backend_status.h, utils/{catcache,plancache}.h,
+ * src/backend/utils/hash/dynahash.c, src/backend/storage/ipc/dsm.c of REL_17.
  *
  * Only fields that are read have their names; the rest is padding of the right size.
  */
@@ -109,6 +109,13 @@ struct BumpContext {
 	unsigned int nextBlockSize;
 	unsigned int allocChunkLimit;
 	struct dlist_head blocks;
+};
+
+/* nodes/execnodes.h; longer than what is declared here */
+
+struct EState {
+	char unread1[160];
+	MemoryContext es_query_cxt;
 };
 
 /* nodes/plannodes.h */
@@ -218,6 +225,7 @@ struct SlabContext pgmt_keep_slab;
 struct SlabBlock pgmt_keep_slab_block;
 struct BumpContext pgmt_keep_bump;
 struct BumpBlock pgmt_keep_bump_block;
+struct EState pgmt_keep_estate;
 struct PlannedStmt pgmt_keep_planned_stmt;
 struct Port pgmt_keep_port;
 struct PgBackendStatus pgmt_keep_backend_status;

@@ -20,7 +20,7 @@
 
 #define PGMT_QUERY_LEN 1024 /* bytes of query text kept, with its NUL */
 #define PGMT_NO_SLOT 0xffffffffu
-#define PGMT_WALK_MAX 16384 /* steps of one walk at most: each context, and each way up */
+#define PGMT_WALK_MAX 16384 /* steps below one root at most: each context, and each way up */
 #define PGMT_SITES 64	    /* of level block, per binary; a power of two */
 #define PGMT_STACK_FRAMES 64
 #define PGMT_METHOD_SITES 32 /* of level alloc, per binary; a power of two */
@@ -161,20 +161,15 @@ struct pgmt_context_key {
 	__u64 address;
 };
 
-/*
- * One context of one process that a walk found worth keeping (>= walk_min_bytes), or that gained
- * or returned a block at level block.
- */
+/* One context of one process that gained or returned a block at level block. */
 struct pgmt_context {
 	__u64 parent;
-	__u64 name;	   /* address of a constant in the binary or a library */
-	__u64 ident;	   /* address; may dangle */
-	__u64 bytes;	   /* mem_allocated when last seen or foretold; 0: not known */
-	__u64 start_bytes; /* at the last walk outside a statement; 0: it was not there */
-	__u64 peak_bytes;  /* largest that was seen since it came */
-	__u64 walk;	   /* number of the last walk that saw it: pgmt_process.walks */
-	__u64 seen_ns;	   /* when `bytes` was last set */
-	/* level block, since the context was first seen there */
+	__u64 name;	  /* address of a constant in the binary or a library */
+	__u64 ident;	  /* address; may dangle */
+	__u64 bytes;	  /* mem_allocated when last seen or foretold; 0: not known */
+	__u64 peak_bytes; /* largest that was seen since it came */
+	__u64 seen_ns;	  /* when `bytes` was last set */
+	/* since the context was first seen */
 	__u64 gained;	/* bytes */
 	__u64 returned; /* bytes; when not recording, as of the last gain */
 	__u64 gains;	/* blocks from malloc, or enlarged */
@@ -226,7 +221,7 @@ struct pgmt_stack_key {
 /* Values of pgmt_growth_key.context that are no addresses: all contexts of the name together. */
 enum pgmt_contexts {
 	PGMT_CONTEXTS_MADE,
-	PGMT_CONTEXTS_SMALL, /* below walk_min_bytes: thousands may leak, each of them small */
+	PGMT_CONTEXTS_SMALL, /* below alone_min_bytes: thousands may leak, each of them small */
 	PGMT_CONTEXTS_ALL,   /* when recording */
 };
 
@@ -416,19 +411,17 @@ struct pgmt_request {
 	__u64 generations; /* so many began */
 };
 
-/* State of a running walk. */
+/* A walk over the contexts of a statement, while it runs and what it found. */
 struct pgmt_walk {
 	__u64 node;	/* context to read next; 0: done */
 	__u64 root;	/* where it began and where climbing ends */
 	__u64 climbing; /* node's children were seen: go on with its siblings */
+	__u64 query;	/* es_query_cxt, until it was met; 0: it was, or there is none */
 	__u64 contexts;
-	__u64 bytes;
-	__u64 largest_bytes; /* the largest single context that is not a root ... */
+	__u64 bytes;	     /* sum of mem_allocated */
+	__u64 largest_bytes; /* the largest single context ... */
 	__u64 largest;	     /* ... its address */
 	__u64 largest_name;  /* ... and the address of its name */
-	__u64 baseline;	     /* taken outside a statement */
-	struct pgmt_context_key key;
-	struct pgmt_context value;
 };
 
 /* ---- which statement asked: bpf/query.bpf.h ---- */
@@ -526,17 +519,16 @@ struct pgmt_process {
 	/* line 1: who it is, what runs, and when each dearer look was last taken */
 	__u32 tgid;	     /* 0: free slot; as the initial pid namespace sees it */
 	__u32 binary;	     /* which loaded object owns it: hits through others are ignored */
-	__u64 busy_since_ns; /* first boundary after a settle; 0: idle */
+	__u64 busy_since_ns; /* first start of a statement after a settle; 0: none was seen */
 	__u64 query_desc;    /* QueryDesc of the top-level statement that runs; 0: none */
 	__u32 nesting;
 	__u32 phase;	    /* enum pgmt_phase */
-	__u64 statements;   /* top-level executor starts and utilities */
+	__u64 statements;   /* top-level executor starts and utilities; round trips without any */
 	__u64 detail_ns;    /* when text and roots were last looked at within a request */
 	__u64 walked_ns;    /* when the last walk began */
 	__u64 walk_cost_ns; /* what it took */
 
 	/* line 2: what settle touches besides */
-	__u64 baseline_ns;	/* when the last walk outside a statement began */
 	__u64 requests;		/* settles */
 	__u64 settle_detail_ns; /* when settle last looked closely because it was due */
 	__u64 growth_bytes;	/* of Top, Cache and their new children; only gains are summed */
@@ -548,6 +540,8 @@ struct pgmt_process {
 	__u64 timed_ns;		/* when this run of a program began; 0: it is not timed */
 	__u64 walk_total_ns;	/* what all walks took */
 	__u64 utility_sp;	/* stack pointer at the start of the top-level utility statement */
+	__u32 starts_epoch;	/* its starts of statements are seen since; 0: none was yet */
+	__u32 unused;
 
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
@@ -571,10 +565,7 @@ struct pgmt_process {
 	__u64 grown_requests; /* requests with growth since then */
 
 	__u64 walks;
-	__u64 walk_contexts;  /* contexts in the last walk */
-	__u64 walk_bytes;     /* sum of mem_allocated in the last walk */
-	__u64 baseline_bytes; /* walk_bytes of the last walk outside a statement */
-	__u64 peak_event_ns;  /* when the last peak event was sent */
+	__u64 peak_event_ns; /* when the last peak event was sent */
 
 	__u64 transactions; /* xact boundaries */
 	__u64 first_hit_ns;
@@ -602,6 +593,8 @@ struct pgmt_process {
 	struct pgmt_walk walk;
 	struct pgmt_text_hash text_hash;
 	__u64 scratch[16];
+	struct pgmt_context_key context_key;
+	struct pgmt_context context;
 	struct pgmt_growth_key growth_key;
 	struct pgmt_growth growth;
 	struct pgmt_name name;
@@ -642,7 +635,7 @@ struct pgmt_growth_event {
 
 struct pgmt_peak_event {
 	struct pgmt_event_header header;
-	__u64 bytes;   /* walk_bytes now - request_bytes */
+	__u64 bytes;   /* of all contexts that do not outlive the statement or its transaction */
 	__u64 context; /* address, name and size of the largest single context */
 	__u64 context_name;
 	__u64 context_bytes;
@@ -694,7 +687,7 @@ struct pgmt_dsm_event {
 
 PGMT_ASSERT_SIZE(struct pgmt_root_state, 104);
 PGMT_ASSERT_SIZE(struct pgmt_context_key, 16);
-PGMT_ASSERT_SIZE(struct pgmt_context, 88);
+PGMT_ASSERT_SIZE(struct pgmt_context, 72);
 PGMT_ASSERT_SIZE(struct pgmt_site, 24);
 PGMT_ASSERT_SIZE(struct pgmt_name, 56);
 PGMT_ASSERT_SIZE(struct pgmt_growth_key, 40);
@@ -717,7 +710,7 @@ PGMT_ASSERT_SIZE(struct pgmt_held, 32);
 PGMT_ASSERT_SIZE(struct pgmt_life_key, 32);
 PGMT_ASSERT_SIZE(struct pgmt_life, 32);
 PGMT_ASSERT_SIZE(struct pgmt_chunk, 40);
-PGMT_ASSERT_OFFSET(struct pgmt_process, baseline_ns, 64);
+PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, transaction_context, 128);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);

@@ -122,6 +122,17 @@ nlohmann::json report(const std::string &part, const std::string &what, const st
 
 // ---- the server and our probes on it --------------------------------------------
 
+// What is attached.  With `starts` all sessions have those of their statements, as one that grows.
+struct Watch {
+  Level level;
+  bool starts = false;
+
+  std::string name() const
+  {
+    return fmt::format("level {}{}", to_string(level), starts ? ", growing" : "");
+  }
+};
+
 struct Bench {
   int rounds;
   double stretch;            // seconds
@@ -133,11 +144,20 @@ struct Bench {
   std::unique_ptr<test::Daemon> recorder;
 
   // Those of `all` that were asked for.
-  std::vector<Level> asked_for(std::vector<Level> all) const
+  std::vector<Watch> asked_for(std::vector<Watch> all) const
   {
     if (!wanted.empty())
-      std::erase_if(all, [&](Level level) { return std::ranges::count(wanted, level) == 0; });
+      std::erase_if(all, [&](Watch one) { return std::ranges::count(wanted, one.level) == 0; });
     return all;
+  }
+  void watch(Watch one)
+  {
+    level(one.level);
+    if (!one.starts)
+      return;
+    servers->refresh();
+    for (const auto &[id, process] : servers->processes())
+      must(probes->attach_starts(id.pid));
   }
   void level(Level level)
   {
@@ -195,13 +215,12 @@ public:
       must(Result<Ok>(Error{"load the empty program", errno}));
   }
 
-  void attach(Level level)
+  void attach(Watch watch)
   {
     std::vector<unsigned long> offsets;
     send_link_.reset(bpf_program__attach(sends_)); // settle: no trap
     for (const auto &site : plan_.sites)
-      if (site.probe != PGMT_PROBE_XACT && site.probe != PGMT_PROBE_SETTLE &&
-          level_of(site.probe) <= level && !(site.block && site.block->record_only))
+      if (ours(site, watch))
         offsets.push_back(site.file_offset);
     bpf_uprobe_multi_opts multi{};
     multi.sz = sizeof(multi);
@@ -219,6 +238,17 @@ public:
   }
 
 private:
+  static bool ours(const ProbeSite &site, Watch watch)
+  {
+    switch (site.probe) {
+    case PGMT_PROBE_XACT:
+    case PGMT_PROBE_SETTLE: return false;
+    case PGMT_PROBE_START:
+    case PGMT_PROBE_UTILITY: return watch.starts;
+    default: return level_of(site.probe) <= watch.level && !(site.block && site.block->record_only);
+    }
+  }
+
   struct Free {
     void operator()(bpf_object *object) const { bpf_object__close(object); }
     void operator()(bpf_link *link) const { bpf_link__destroy(link); }
@@ -233,13 +263,13 @@ private:
 // Our probes at each of `levels`, and recording every block: by the second stretch its stacks are
 // known.
 void levels(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
-            const std::vector<Level> &levels, const std::function<double()> &measure)
+            const std::vector<Watch> &watches, const std::function<double()> &measure)
 {
-  for (Level level : bench.asked_for(levels))
-    out.push_back(
-        report(part, fmt::format("level {}", to_string(level)), "us",
-               pairs(rounds, measure, [&](bool on) { bench.level(on ? level : Level::sweep); })));
-  if (bench.asked_for({Level::block}).empty())
+  for (const Watch watch : bench.asked_for(watches))
+    out.push_back(report(part, watch.name(), "us", pairs(rounds, measure, [&](bool on) {
+                           bench.watch(on ? watch : Watch{Level::sweep});
+                         })));
+  if (bench.asked_for({{Level::block}}).empty())
     return;
   out.push_back(report(part, "level block, every stack", "us", pairs(rounds, measure, [&](bool on) {
                          bench.record(on);
@@ -250,13 +280,13 @@ void levels(Bench &bench, nlohmann::json &out, const std::string &part, int roun
 
 // Each of `all`, with empty programs and with ours.
 void every_level(Bench &bench, nlohmann::json &out, const std::string &part, int rounds,
-                 const std::vector<Level> &all, const std::function<double()> &measure)
+                 const std::vector<Watch> &all, const std::function<double()> &measure)
 {
   EmptyProbes empty(bench);
-  for (Level level : bench.asked_for(all))
+  for (const Watch watch : bench.asked_for(all))
     out.push_back(report(
-        part, fmt::format("level {}, empty programs", to_string(level)), "us",
-        pairs(rounds, measure, [&](bool on) { on ? empty.attach(level) : empty.detach(); })));
+        part, watch.name() + ", empty programs", "us",
+        pairs(rounds, measure, [&](bool on) { on ? empty.attach(watch) : empty.detach(); })));
   levels(bench, out, part, rounds, all, measure);
 }
 
@@ -310,7 +340,11 @@ void point(Bench &bench, nlohmann::json &out)
 {
   PointQueries client(*bench.cluster);
   every_level(bench, out, "point", bench.rounds,
-              {Level::request, Level::statement, Level::block, Level::alloc},
+              {{Level::request},
+               {Level::statement},
+               {Level::statement, true},
+               {Level::block},
+               {Level::alloc}},
               [&] { return client.run(bench.stretch); });
 }
 
@@ -329,10 +363,11 @@ void calls(Bench &bench, nlohmann::json &out)
   const auto per_call = [&] { return measure() * each; };
   {
     EmptyProbes empty(bench);
-    empty.attach(Level::block);
+    empty.attach({Level::block});
     out.push_back(report("calls", "level alloc, empty programs", "us",
-                         pairs(bench.rounds, per_call,
-                               [&](bool on) { empty.attach(on ? Level::alloc : Level::block); })));
+                         pairs(bench.rounds, per_call, [&](bool on) {
+                           empty.attach({on ? Level::alloc : Level::block});
+                         })));
   }
   bench.level(Level::block);
   out.push_back(report("calls", "level alloc", "us", pairs(bench.rounds, per_call, [&](bool on) {
@@ -398,7 +433,8 @@ void loop(Bench &bench, nlohmann::json &out)
     session.exec(block);
     return (now() - begin) * 1e6 / 20000;
   };
-  levels(bench, out, "loop", bench.rounds, {Level::request, Level::statement, Level::block}, run);
+  levels(bench, out, "loop", bench.rounds,
+         {{Level::request}, {Level::statement}, {Level::statement, true}, {Level::block}}, run);
 }
 
 // ---- a bulk load ---------------------------------------------------------------------
@@ -419,7 +455,7 @@ void load(Bench &bench, nlohmann::json &out)
     session.exec("DROP INDEX loaded_v");
     return took * 1e6 / kRows;
   };
-  levels(bench, out, "load", bench.rounds, {Level::statement, Level::block}, run);
+  levels(bench, out, "load", bench.rounds, {{Level::statement}, {Level::block}}, run);
 }
 
 // ---- pgbench --------------------------------------------------------------------------
@@ -482,7 +518,7 @@ void tpcb(Bench &bench, nlohmann::json &out)
   TpcB load(bench);
   load.run(5); // its sessions come
   every_level(bench, out, "tpcb", std::max(bench.rounds, 20),
-              {Level::request, Level::statement, Level::block},
+              {{Level::request}, {Level::statement}, {Level::statement, true}, {Level::block}},
               [&] { return load.run(3 * bench.stretch); });
 }
 

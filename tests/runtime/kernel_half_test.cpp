@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // kernel_half_test.cpp - the BPF programs on a live server: what each boundary counts, whose
 // text it keeps, what it hands over, and what it says when there is no room.
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -24,14 +23,6 @@ namespace {
 using testing::HasSubstr;
 
 class KernelHalfTest : public RuntimeTest {};
-
-// CPU time of a process, as the scheduler has it (Documentation/scheduler/sched-stats.rst).
-std::uint64_t cpu_ns(pid_t pid)
-{
-  std::uint64_t ns = 0;
-  std::ifstream("/proc/" + std::to_string(pid) + "/schedstat") >> ns;
-  return ns;
-}
 
 // ---- counting -------------------------------------------------------------------
 
@@ -226,6 +217,111 @@ TEST_F(KernelHalfTest, a_level_that_comes_back_inside_a_statement_joins_it)
   session.exec("SELECT 1");
   settle(kernel, session, 2);
   EXPECT_EQ(kernel.take(session).statements, 2u);
+}
+
+// ---- starts of single processes -------------------------------------------------------
+
+TEST_F(KernelHalfTest, who_is_not_asked_for_pays_for_no_starts)
+{
+  auto session = cluster().connect();
+  auto other = cluster().connect();
+  Kernel kernel(cluster(), Level::statement, {}, {}, /* every_start */ false);
+  ASSERT_TRUE(kernel.probes().attach_starts(session.backend_pid()));
+  for (auto *one : {&session, &other}) {
+    one->exec("SELECT 1");
+    one->exec("SET work_mem = '4MB'");
+    one->exec("SELECT 1; SELECT 2");
+    settle(kernel, *one, 3);
+  }
+  EXPECT_EQ(kernel.hits(session, PGMT_PROBE_START), 3u);
+  EXPECT_EQ(kernel.hits(session, PGMT_PROBE_UTILITY), 1u);
+  EXPECT_EQ(kernel.hits(session, PGMT_PROBE_END), 3u);
+  EXPECT_EQ(kernel.take(session).statements, 4u);
+  EXPECT_EQ(kernel.hits(other, PGMT_PROBE_START), 0u);
+  EXPECT_EQ(kernel.hits(other, PGMT_PROBE_UTILITY), 0u);
+  EXPECT_EQ(kernel.hits(other, PGMT_PROBE_END), 3u);
+  EXPECT_EQ(kernel.take(other).requests, 3u);
+  // Its first round trip may have been its greeting; each other one counts as a statement.
+  EXPECT_EQ(kernel.take(other).statements, 2u);
+}
+
+TEST_F(KernelHalfTest, starts_can_be_left_and_taken_again)
+{
+  auto session = cluster().connect();
+  Kernel kernel(cluster(), Level::statement, {}, {}, /* every_start */ false);
+  const auto pid = session.backend_pid();
+  for (std::uint64_t round = 1; round <= 3; ++round) {
+    ASSERT_TRUE(kernel.probes().attach_starts(pid));
+    ASSERT_TRUE(kernel.probes().attach_starts(pid)); // once is enough
+    EXPECT_EQ(kernel.probes().starts_attached(), 1u);
+    session.exec("SELECT 1");
+    settle(kernel, session, 2 * round - 1);
+    EXPECT_EQ(kernel.hits(session, PGMT_PROBE_START), round);
+    kernel.probes().detach_starts(pid);
+    session.exec("SELECT 1");
+    settle(kernel, session, 2 * round);
+    EXPECT_EQ(kernel.hits(session, PGMT_PROBE_START), round);
+  }
+  ASSERT_TRUE(kernel.probes().attach_starts(pid));
+  ASSERT_TRUE(kernel.probes().set_level(Level::request));
+  EXPECT_EQ(kernel.probes().starts_attached(), 0u);
+  ASSERT_TRUE(kernel.probes().attach_starts(pid)); // not at this level
+  EXPECT_EQ(kernel.probes().starts_attached(), 0u);
+}
+
+TEST_F(KernelHalfTest, starts_that_come_inside_a_statement_join_it)
+{
+  auto locker = cluster().connect();
+  locker.exec("SELECT pg_advisory_lock(9), pg_advisory_lock(10)");
+  auto session = cluster().connect();
+  auto other = cluster().connect();
+  Kernel kernel(cluster(), Level::statement, {}, {}, /* every_start */ false);
+  const auto waits_for = [&](int lock) {
+    return eventually([&] {
+      return other.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = " +
+                         std::to_string(lock)) == "1";
+    });
+  };
+  session.send_async("DO $$ BEGIN PERFORM pg_advisory_lock(9); PERFORM count(*) FROM pg_class; "
+                     "PERFORM pg_advisory_lock(10); END $$");
+  ASSERT_TRUE(waits_for(9));
+  ASSERT_TRUE(kernel.probes().attach_starts(session.backend_pid()));
+  locker.exec("SELECT pg_advisory_unlock(9)");
+  ASSERT_TRUE(waits_for(10));
+  EXPECT_TRUE(kernel.take(session).in_statement);
+  EXPECT_TRUE(kernel.take(session).current_query.starts_with("DO $$ BEGIN"))
+      << kernel.take(session).current_query;
+  EXPECT_EQ(kernel.take(session).statements, 1u);
+  // Starts of others are of no concern to it.
+  ASSERT_TRUE(kernel.probes().attach_starts(other.backend_pid()));
+  locker.exec("SELECT pg_advisory_unlock(10)");
+  EXPECT_TRUE(session.finish());
+  settle(kernel, session, 1);
+  session.exec("SELECT 1; SELECT 2");
+  settle(kernel, session, 2);
+  EXPECT_EQ(kernel.take(session).statements, 3u);
+}
+
+TEST_F(KernelHalfTest, a_statement_stays_what_it_is_when_starts_come_to_others)
+{
+  auto locker = cluster().connect();
+  locker.exec("SELECT pg_advisory_lock(9), pg_advisory_lock(10)");
+  auto session = cluster().connect();
+  auto other = cluster().connect();
+  Kernel kernel(cluster(), Level::statement, {}, {}, /* every_start */ false);
+  ASSERT_TRUE(kernel.probes().attach_starts(session.backend_pid()));
+  session.send_async("SELECT 'before'; DO $$ BEGIN PERFORM pg_advisory_lock(9); "
+                     "PERFORM count(*) FROM pg_class; PERFORM pg_advisory_lock(10); END $$");
+  const auto names_it = [&] { return kernel.take(session).current_query.starts_with("DO $$"); };
+  ASSERT_TRUE(eventually(names_it)) << kernel.take(session).current_query;
+  ASSERT_TRUE(kernel.probes().attach_starts(other.backend_pid()));
+  const auto starts = kernel.hits(session, PGMT_PROBE_START);
+  locker.exec("SELECT pg_advisory_unlock(9)");
+  ASSERT_TRUE(eventually([&] { return kernel.hits(session, PGMT_PROBE_START) >= starts + 2; }));
+  EXPECT_TRUE(names_it()) << kernel.take(session).current_query;
+  EXPECT_EQ(kernel.take(session).statements, 2u);
+  locker.exec("SELECT pg_advisory_unlock(10)");
+  EXPECT_TRUE(session.finish());
 }
 
 // ---- what it says of a process that runs -------------------------------------------
@@ -441,85 +537,100 @@ TEST_F(KernelHalfTest, a_context_that_comes_and_goes_is_no_growth)
   EXPECT_GE(new_contexts(), 19u); // one may take the place of the last that went
 }
 
+// Repeats what holds much for a while until a walk, which is not taken each time, has seen it.
+std::optional<StatementPeak> peak_of(Kernel &kernel, Session &session,
+                                     const std::vector<std::string> &statements)
+{
+  std::optional<StatementPeak> peak;
+  EXPECT_TRUE(eventually([&] {
+    for (const auto &sql : statements)
+      session.exec(sql);
+    if (auto seen = kernel.take(session).peak)
+      peak = seen;
+    return peak.has_value();
+  })) << statements.back();
+  return peak;
+}
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
 TEST_F(KernelHalfTest, tells_what_a_statement_held_at_its_end)
 {
   auto session = cluster().connect();
   session.exec("SET work_mem = '200MB'");
-  Kernel kernel(cluster(), Level::statement);
-  session.exec("SELECT 1");
-  std::optional<StatementPeak> peak;
-  EXPECT_TRUE(eventually([&] {
-    session.exec("SELECT count(*) FROM (SELECT g FROM generate_series(1, 500000) g "
-                 "ORDER BY g DESC OFFSET 0) s");
-    if (auto seen = kernel.take(session).peak)
-      peak = seen;
-    return peak.has_value();
-  }));
-  EXPECT_GT(peak->bytes, std::uint64_t{8} << 20);
-  EXPECT_THAT(peak->query, HasSubstr("ORDER BY g DESC"));
-  EXPECT_GT(peak->context_bytes, std::uint64_t{4} << 20);
-  EXPECT_NE(peak->context, "");
+  for (const bool every_start : {true, false}) {
+    Kernel kernel(cluster(), Level::statement, {}, {}, every_start);
+    const auto peak =
+        peak_of(kernel, session,
+                {"SELECT count(*) FROM (SELECT g FROM generate_series(1, 500000) g ORDER BY g DESC "
+                 "OFFSET 0) s"});
+    ASSERT_TRUE(peak);
+    EXPECT_GT(peak->bytes, 8 * kMiB);
+    EXPECT_LT(peak->bytes, 200 * kMiB);
+    EXPECT_THAT(peak->query, HasSubstr("ORDER BY g DESC"));
+    EXPECT_GT(peak->context_bytes, 4 * kMiB);
+    EXPECT_NE(peak->context, "");
+    EXPECT_EQ(kernel.lost(PGMT_LOSS_READ_WALK), 0u);
+    EXPECT_EQ(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
+  }
 }
 
-TEST_F(KernelHalfTest, a_walk_sees_the_same_tree_as_the_sweep)
+// Its variables are no executor's: they lie below the transaction, and are gone when it returns.
+TEST_F(KernelHalfTest, tells_what_a_function_held_while_it_ran)
 {
   auto session = cluster().connect();
-  Kernel kernel(cluster(), Level::statement);
-  // The last walk of a process is the one at its exit: one taken while it idles is compared
-  // through the walk that the next statement's end takes.
-  session.exec("SELECT 1");
-  settle(kernel, session, 1);
-  ASSERT_TRUE(eventually([&] {
-    session.exec("SELECT count(*) FROM pg_class");
-    const auto *slot = kernel.slot(session);
-    return slot && slot->walks > 0;
-  }));
-  kernel.servers().refresh();
-  const auto *process = kernel.servers().find_process(session.backend_pid());
-  ASSERT_NE(process, nullptr);
-  auto tree = Sweeper(*process).sweep(Pass::header);
-  ASSERT_TRUE(tree);
-  const auto *slot = kernel.slot(session);
-  // A statement's end has a handful of contexts of its own beside the idle tree.
-  EXPECT_GE(slot->walk_contexts, tree->contexts.size() - 5);
-  EXPECT_LE(slot->walk_contexts, tree->contexts.size() + 40);
-  EXPECT_EQ(kernel.lost(PGMT_LOSS_READ_WALK), 0u);
-  EXPECT_EQ(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
+  Kernel kernel(cluster(), Level::statement, {}, {}, /* every_start */ false);
+  const auto peak = peak_of(kernel, session,
+                            {"DO $$ DECLARE a int[] := array_fill(0, ARRAY[6000000]); "
+                             "BEGIN PERFORM count(*) FROM pg_class; a[1] := 1; END $$"});
+  ASSERT_TRUE(peak);
+  EXPECT_GT(peak->bytes, 20 * kMiB);
+  EXPECT_THAT(peak->query, HasSubstr("array_fill"));
 }
 
-// What a bounded walk did not reach comes into its reach when what lay before it is deleted: old
-// memory, and nobody's peak.
-TEST_F(KernelHalfTest, a_tree_that_shrinks_into_the_reach_of_the_walk_is_no_peak)
+// What a cursor holds lies below its own portal, and not below that of the statement that closes
+// it.
+TEST_F(KernelHalfTest, tells_what_a_cursor_held_when_it_is_closed)
+{
+  auto session = cluster().connect();
+  session.exec("SET work_mem = '200MB'");
+  Kernel kernel(cluster(), Level::statement);
+  const auto peak = peak_of(
+      kernel, session,
+      {"BEGIN", "DECLARE c CURSOR FOR SELECT g FROM generate_series(1, 500000) g ORDER BY g",
+       "FETCH 1 FROM c", "CLOSE c", "COMMIT"});
+  ASSERT_TRUE(peak);
+  EXPECT_GT(peak->bytes, 8 * kMiB);
+  EXPECT_EQ(peak->query, "CLOSE c");
+}
+
+// Several statements in one round trip: each has its own text.
+TEST_F(KernelHalfTest, names_the_one_of_several_statements_that_held_much)
+{
+  auto session = cluster().connect();
+  session.exec("SET work_mem = '200MB'");
+  Kernel kernel(cluster(), Level::statement);
+  const std::string sorts = "SELECT count(*) FROM (SELECT g FROM generate_series(1, 500000) g "
+                            "ORDER BY g OFFSET 0) s";
+  const auto peak = peak_of(kernel, session, {"PREPARE p AS SELECT 1; DEALLOCATE p; " + sorts});
+  ASSERT_TRUE(peak);
+  EXPECT_EQ(peak->query, sorts);
+}
+
+TEST_F(KernelHalfTest, what_a_session_keeps_is_no_peak)
 {
   auto session = cluster().connect();
   load_c_functions(cluster(), session, "nested_contexts",
                    {"nest_contexts(int, int, bigint)", "drop_nested(int)"});
-  session.exec("SELECT nest_contexts(1, 1, 100 << 20)"); // the oldest: the last that a walk meets
-  session.exec("SELECT nest_contexts(20000, 1, 0)");
-  session.exec("CREATE FUNCTION work_until_unlocked() RETURNS void LANGUAGE plpgsql AS "
-               "$$ BEGIN WHILE NOT pg_try_advisory_lock(11) LOOP END LOOP; END $$");
-  auto locker = cluster().connect();
-  locker.exec("SELECT pg_advisory_lock(11)");
+  session.exec("SELECT nest_contexts(1, 1, 100 << 20)");
+  session.exec("SELECT nest_contexts(20000, 1, 0)"); // more than a walk has steps
   Kernel kernel(cluster(), Level::statement);
-  session.exec("SELECT 1"); // the baseline: a part of the tree
-  settle(kernel, session, 1);
-  ASSERT_GT(kernel.slot(session)->walks, 0u);
-  ASSERT_GT(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u);
-  session.send_async("SELECT drop_nested(10000), work_until_unlocked()");
-  // A walk at its end is taken once that is cheap against the CPU time since the last one.
-  ASSERT_TRUE(eventually(
-      [&] {
-        const auto *slot = kernel.slot(session);
-        return slot->busy_since_ns &&
-               slot->walk_cost_ns * 1500 < cpu_ns(session.backend_pid()) - slot->walked_cpu_ns;
-      },
-      std::chrono::seconds(120)));
-  const auto walks = kernel.slot(session)->walks;
-  locker.exec("SELECT pg_advisory_unlock(11)");
-  EXPECT_TRUE(session.finish());
-  settle(kernel, session, 2);
-  ASSERT_GT(kernel.slot(session)->walks, walks);
-  ASSERT_GT(kernel.slot(session)->walk.largest_bytes, std::uint64_t{100} << 20);
+  EXPECT_TRUE(eventually([&] {
+    session.exec("SELECT count(*) FROM pg_class");
+    return kernel.slot(session)->walks > 3;
+  }));
+  EXPECT_EQ(kernel.lost(PGMT_LOSS_WALK_BOUND), 0u) << "only the statement's contexts are walked";
+  EXPECT_LT(kernel.slot(session)->walk.contexts, 100u);
   const auto peak = kernel.take(session).peak;
   EXPECT_FALSE(peak) << peak->bytes << " bytes: " << peak->query;
 }
@@ -568,7 +679,7 @@ TEST_F(KernelHalfTest, others_are_not_counted_when_one_process_was_selected)
 
 // ---- who comes and goes -----------------------------------------------------------------
 
-TEST_F(KernelHalfTest, reports_new_processes_and_takes_a_last_look)
+TEST_F(KernelHalfTest, reports_who_comes_and_goes)
 {
   Kernel kernel(cluster(), Level::statement);
   auto session = std::make_unique<Session>(cluster().connect());
@@ -584,7 +695,7 @@ TEST_F(KernelHalfTest, reports_new_processes_and_takes_a_last_look)
   session.reset();
   EXPECT_TRUE(eventually([&] {
     const auto *slot = kernel.reader().slot(pid);
-    return slot && slot->exited && slot->walk_contexts > 10;
+    return slot && slot->exited;
   }));
   kernel.reader().forget(pid);
   EXPECT_EQ(kernel.reader().slot(pid), nullptr);

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -35,6 +36,8 @@ protected:
     put(query_desc_, query.planned_stmt, address_of(planned_.data()));
     put(query_desc_, query.source_text, address_of(text_));
     slot_.statements = 1;
+    binary_.globals.debug_query_string = address_of(&query_string_);
+    process_.identity.backend_type = "client backend";
   }
 
   template <typename T, std::size_t size>
@@ -43,10 +46,25 @@ protected:
     std::memcpy(object.data() + offset, &value, sizeof(value));
   }
 
+  // As the kernel half sees it.
   Activity read()
   {
     Activity activity;
-    ProcessReader(process_, Proc()).read_statement(slot_, activity);
+    activity.in_statement = true;
+    ProcessReader(process_, Proc()).read_statement(&slot_, activity);
+    return activity;
+  }
+
+  // As the process itself has it in hand.
+  Activity read_in_hand()
+  {
+    Activity activity;
+    ProcessReader reader(process_, Proc());
+    ProcessSnapshot snapshot;
+    reader.read(snapshot);
+    if (after_read_)
+      after_read_();
+    reader.read_statement(nullptr, activity);
     return activity;
   }
 
@@ -54,8 +72,8 @@ protected:
   std::array<std::byte, 256> planned_{};
   std::array<std::byte, 256> query_desc_{};
   pgmt_process slot_{};
-
-private:
+  const char *query_string_ = nullptr; // debug_query_string
+  std::function<void()> after_read_;
   Binary binary_;
   ServerProcess process_;
 };
@@ -110,6 +128,35 @@ TEST_F(CurrentStatement, is_cut_where_its_text_ends)
   slot_.phase = PGMT_PHASE_EXECUTE;
   slot_.query_desc = address_of(query_desc_.data());
   EXPECT_EQ(read().current_query, "SELECT 3");
+}
+
+TEST_F(CurrentStatement, whose_start_was_not_seen_is_what_the_process_has_in_hand)
+{
+  query_string_ = text_;
+  EXPECT_EQ(read_in_hand().current_query, text_);
+  EXPECT_TRUE(read_in_hand().in_statement);
+}
+
+TEST_F(CurrentStatement, is_none_between_messages)
+{
+  EXPECT_EQ(read_in_hand().current_query, "");
+  EXPECT_FALSE(read_in_hand().in_statement);
+}
+
+TEST_F(CurrentStatement, that_ended_while_it_was_read_is_none)
+{
+  query_string_ = text_;
+  after_read_ = [this] { query_string_ = nullptr; };
+  EXPECT_EQ(read_in_hand().current_query, "");
+  EXPECT_FALSE(read_in_hand().in_statement);
+}
+
+// Its one command lasts as long as it does.
+TEST_F(CurrentStatement, is_none_of_a_walsender)
+{
+  query_string_ = "START_REPLICATION";
+  process_.identity.backend_type = "walsender";
+  EXPECT_FALSE(read_in_hand().in_statement);
 }
 
 } // namespace

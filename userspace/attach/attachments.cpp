@@ -80,6 +80,7 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
                           .record_calls = options_.record_all && options_.level == Level::alloc,
                           .by_query = options_.by_query,
                           .boundaries = !options_.record_all || options_.by_query || options_.heap,
+                          .every_start = options_.by_query,
                           .heap = options_.heap,
                           .frame_pointers = frame_pointers(*binary.elf).kept(),
                           .uprobe_multi = options_.uprobe_multi,
@@ -197,6 +198,7 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
     if (selected_.erase(gone.pid))
       maps_.deselect(gone.pid);
     for (const auto &attachment : attached_) {
+      attachment->probes.detach_starts(gone.pid);
       attachment->probes.detach_transactions(gone.pid);
       attachment->probes.detach_blocks(gone.pid);
       attachment->probes.detach_heap(gone.pid);

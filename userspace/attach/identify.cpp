@@ -83,6 +83,7 @@ Binary::Globals globals_of(const ElfFile &elf)
   globals.parallel_worker_number = at("ParallelWorkerNumber");
   globals.my_bgworker_entry = at("MyBgworkerEntry");
   globals.message_context = at("MessageContext");
+  globals.portal_context = at("PortalContext");
   globals.current_memory_context = at("CurrentMemoryContext");
   globals.debug_query_string = at("debug_query_string");
   return globals;

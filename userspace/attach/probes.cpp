@@ -148,6 +148,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
   knobs.top_transaction_context = globals.top_transaction_context;
+  knobs.portal_context = globals.portal_context;
   knobs.my_be_entry = globals.my_be_entry;
   knobs.my_proc_port = globals.my_proc_port;
   knobs.message_context = globals.message_context;
@@ -174,7 +175,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
                  "`pgmemtrace doctor` says what this kernel lacks"};
   if (auto adopted = maps.adopt(*object); !adopted)
     return adopted.error();
-  object->bss->statements_since = UINT64_MAX; // nothing is seen yet
+  object->bss->starts_since = UINT64_MAX; // nothing is seen yet
   object->bss->blocks_since = UINT64_MAX;
 
   return Probes(std::move(object), std::move(executable), std::move(plan), std::move(options));
@@ -277,14 +278,15 @@ void Probes::remove_server(pid_t postmaster)
     bpf_map_delete_elem(bpf_map__fd(object_->maps.postmasters), &key);
 }
 
-// Not of those that are attached by pid: attach_transactions().
+// Not of those that are attached by pid: attach_starts(), attach_transactions().
 bool Probes::wanted(pgmt_probe probe, Level level) const
 {
   switch (probe) {
   case PGMT_PROBE_XACT: return false;
   case PGMT_PROBE_START:
-  case PGMT_PROBE_END:
   case PGMT_PROBE_UTILITY:
+    return options_.boundaries && options_.every_start && level >= level_of(probe);
+  case PGMT_PROBE_END:
   case PGMT_PROBE_SETTLE: return options_.boundaries && level >= level_of(probe);
   default: return level >= level_of(probe);
   }
@@ -293,6 +295,10 @@ bool Probes::wanted(pgmt_probe probe, Level level) const
 Result<> Probes::set_level(Level level)
 {
   const auto began = monotonic_ns();
+  const bool starts =
+      options_.every_start && level >= Level::statement && level_ < Level::statement;
+  if (starts)
+    expect_starts();
   if (level < Level::block && level_ >= Level::block)
     object_->bss->blocks_since = UINT64_MAX; // not what some sites see when others are gone
   object_->bss->methods_complete = 0;
@@ -318,12 +324,13 @@ Result<> Probes::set_level(Level level)
   if (level >= Level::block)
     block_links_.clear(); // each hit counts once
   if (level < Level::statement) {
+    start_links_.clear();
     statements_since_ = UINT64_MAX;
-    object_->bss->statements_since = UINT64_MAX;
   } else if (level_ < Level::statement) {
     statements_since_ = began; // what a slot says of an earlier time is stale
-    object_->bss->statements_since = postgres_timestamp_now();
   }
+  if (starts)
+    object_->bss->starts_since = postgres_timestamp_now();
   if (level > level_)
     object_->bss->level_epoch = object_->bss->level_epoch + 1;
   if (level >= Level::block && level_ < Level::block)
@@ -332,6 +339,31 @@ Result<> Probes::set_level(Level level)
   level_ = level;
   return Ok{};
 }
+
+// Until starts_since says since when, whatever is seen to start lies in a request joined midway.
+void Probes::expect_starts()
+{
+  object_->bss->starts_since = UINT64_MAX;
+  object_->bss->starts_epoch = object_->bss->starts_epoch + 1;
+}
+
+Result<> Probes::attach_starts(pid_t pid)
+{
+  if (level_ < Level::statement || !options_.boundaries || options_.every_start ||
+      start_links_.contains(pid))
+    return Ok{};
+  expect_starts();
+  std::vector<Link> links;
+  auto attached = attach(PGMT_PROBE_START, pid, links);
+  if (attached)
+    attached = attach(PGMT_PROBE_UTILITY, pid, links);
+  object_->bss->starts_since = postgres_timestamp_now();
+  if (attached)
+    start_links_.emplace(pid, std::move(links));
+  return attached;
+}
+
+void Probes::detach_starts(pid_t pid) { start_links_.erase(pid); }
 
 Result<> Probes::attach_blocks(pid_t pid)
 {
@@ -394,12 +426,22 @@ Result<> Probes::attach_transactions(pid_t pid)
 
 void Probes::detach_transactions(pid_t pid) { transaction_links_.erase(pid); }
 
+// nullptr: this one is never attached by pid.
+const std::map<pid_t, std::vector<Probes::Link>> *Probes::by_pid(pgmt_probe probe) const
+{
+  switch (probe) {
+  case PGMT_PROBE_START:
+  case PGMT_PROBE_UTILITY: return &start_links_;
+  case PGMT_PROBE_XACT: return &transaction_links_;
+  case PGMT_PROBE_BLOCK: return &block_links_;
+  default: return nullptr;
+  }
+}
+
 std::size_t Probes::attached_sites(pgmt_probe probe) const
 {
-  if (probe == PGMT_PROBE_XACT)
-    return transaction_links_.size();
-  const bool by_pid = probe == PGMT_PROBE_BLOCK && !block_links_.empty();
-  if (!links_.contains(probe) && !by_pid)
+  const auto *single = by_pid(probe);
+  if (!links_.contains(probe) && (!single || single->empty()))
     return 0;
   if (by_answer(probe))
     return 1;
@@ -423,11 +465,15 @@ double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) con
   return kColdFactor * (stepped ? calibration.stepped_seconds : calibration.emulated_seconds);
 }
 
-std::size_t Probes::probed_pages() const
+std::size_t Probes::probed_pages(pid_t pid) const
 {
+  const auto attached = [&](pgmt_probe probe) {
+    const auto *single = by_pid(probe);
+    return (links_.contains(probe) && !by_answer(probe)) || (single && single->contains(pid));
+  };
   std::set<std::uint64_t> pages;
   for (const auto &site : plan_.sites)
-    if (probed(site) && attached_sites(site.probe) > 0 && !by_answer(site.probe))
+    if (probed(site) && attached(site.probe))
       pages.insert(site.file_offset / static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
   return pages.size();
 }

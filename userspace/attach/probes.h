@@ -42,6 +42,7 @@ public:
     bool record_calls = false; // level alloc: every context is tracked, see bpf/alloc.bpf.h
     bool by_query = false;     // growth by statement: bpf/query.bpf.h
     bool boundaries = true;    // of statements and round trips; what needs none is spared them
+    bool every_start = false;  // of the statements of all processes, without attach_starts()
     bool heap = false;         // attach_heap() will be asked for
     bool frame_pointers =
         true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
@@ -59,6 +60,13 @@ public:
   // says: lower, never half.
   Result<> set_level(Level level);
   Level level() const { return level_; }
+
+  // Where the statements of one process start, from level statement on: which part of a request it
+  // was that grew.  All processes have the ends, and settle; so do those that merely repeat
+  // themselves, which pay for nothing else.  To be asked for again when the level has been lower.
+  Result<> attach_starts(pid_t pid);
+  void detach_starts(pid_t pid);
+  std::size_t starts_attached() const { return start_links_.size(); }
 
   // Level block for one process, whatever level() is; until it is detached.
   Result<> attach_blocks(pid_t pid);
@@ -80,7 +88,8 @@ public:
   // Is settle seen without a trap?  bpf/answer.bpf.h
   bool settles_by_answer() const { return answers_; }
 
-  // CLOCK_MONOTONIC nanoseconds since when every statement is seen; never: UINT64_MAX.
+  // CLOCK_MONOTONIC nanoseconds: what a slot says of a statement that began before is stale.
+  // UINT64_MAX: whatever it says is.
   std::uint64_t statements_since() const { return statements_since_; }
 
   const Plan &plan() const { return plan_; }
@@ -89,8 +98,8 @@ public:
   std::size_t attached_sites(pgmt_probe probe) const;
   // Estimated cost of one hit without its program, in a busy server.
   double hit_seconds(pgmt_probe probe, const Calibration &calibration) const;
-  // Pages of the binary that carry a breakpoint: each process has a private copy of each.
-  std::size_t probed_pages() const;
+  // Pages of the binary that carry a breakpoint in this process: it has a private copy of each.
+  std::size_t probed_pages(pid_t pid) const;
 
 private:
   struct Unlink {
@@ -108,6 +117,7 @@ private:
   bool attach_answers(std::vector<Link> &into);
   bool probed(const ProbeSite &site) const; // at the level that it is for
   bool wanted(pgmt_probe probe, Level level) const;
+  void expect_starts();
   bool by_answer(pgmt_probe probe) const { return probe == PGMT_PROBE_SETTLE && answers_; }
   // Where in a file, and what the program is told there.
   struct Target {
@@ -119,6 +129,7 @@ private:
     std::vector<__u64> cookies;
   };
   Result<> link(const Target &target, pid_t pid, std::vector<Link> &into) const;
+  const std::map<pid_t, std::vector<Link>> *by_pid(pgmt_probe probe) const;
 
   std::unique_ptr<pgmemtrace_bpf, Destroy> object_;
   UniqueFd binary_;  // keeps the inode at hand when its path or its processes are gone
@@ -130,6 +141,7 @@ private:
   Level level_ = Level::sweep;
   std::uint64_t statements_since_ = UINT64_MAX;
   std::map<pgmt_probe, std::vector<Link>> links_;
+  std::map<pid_t, std::vector<Link>> start_links_;
   std::map<pid_t, std::vector<Link>> transaction_links_;
   std::map<pid_t, std::vector<Link>> block_links_;
   std::map<pid_t, std::vector<Link>> heap_links_;

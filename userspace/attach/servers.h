@@ -44,7 +44,7 @@ struct Binary {
     std::uint64_t top_memory_context, cache_memory_context, error_context, top_transaction_context,
         my_proc_pid, my_backend_type, my_be_entry, my_proc_port, cluster_name, work_mem,
         hash_mem_multiplier, parallel_worker_number, my_bgworker_entry, message_context,
-        current_memory_context, debug_query_string;
+        current_memory_context, portal_context, debug_query_string;
     // Those that tell a send that ends a round trip from others: bpf/answer.bpf.h.
     bool tell_answers() const
     {

@@ -175,6 +175,20 @@ const DoctorReport::Binary *same_build_before(const DoctorReport &report,
 // Other users of the probe's level do without it.
 bool record_only(const ProbeSite &site) { return site.block && site.block->record_only; }
 
+// Attached to the processes that need it, one by one: Attachments, Probes::attach_starts().
+bool by_process(const ProbeSite &site)
+{
+  return site.probe == PGMT_PROBE_START || site.probe == PGMT_PROBE_UTILITY ||
+         site.probe == PGMT_PROBE_XACT;
+}
+
+std::string level_word(const ProbeSite &site)
+{
+  if (record_only(site))
+    return "record";
+  return fmt::format("{}{}", to_string(level_of(site.probe)), by_process(site) ? ", some" : "");
+}
+
 void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, std::ostream &out)
 {
   fmt::print(out, "\nplan for {} {}, build-id {}\n", binary.path, binary.version,
@@ -188,7 +202,7 @@ void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, 
   for (const ProbeSite &site : binary.plan.sites) {
     const auto cost = seconds_per_hit(report, binary, site);
     Row row{std::string(name_of(site.probe)),
-            record_only(site) ? "record" : std::string(to_string(level_of(site.probe))),
+            level_word(site),
             fmt::format("{}+{:#x}", site.function, site.displacement),
             site.instruction,
             site.emulated ? "emulates" : "single-steps, dear",

@@ -221,23 +221,20 @@ void KernelReader::tidy()
       forget(pid);
   }
 
-  // The walk number of an entry tells how long ago its context was last seen.
-  constexpr std::uint64_t kForgottenAfterWalks = 16;
-  std::vector<pgmt_context_key> stale, stale_counted;
+  constexpr std::uint64_t kUnchangedNs = 60'000'000'000;
+  const auto now = monotonic_ns();
+  std::vector<pgmt_context_key> stale, unchanged; // the latter go if there is little room left
   contexts_used_ = 0;
   const auto look_at = [&](const pgmt_context_key &key, const pgmt_context &context) {
     ++contexts_used_;
-    const auto *process = slot(static_cast<pid_t>(key.tgid));
-    const bool old = process && context.walk + kForgottenAfterWalks < process->walks;
-    const bool counted = context.gains != 0 || context.returned != 0; // level block: as room allows
-    if (!process || (old && !counted))
+    if (!slot(static_cast<pid_t>(key.tgid)))
       stale.push_back(key);
-    else if (old)
-      stale_counted.push_back(key);
+    else if (context.seen_ns + kUnchangedNs < now)
+      unchanged.push_back(key);
   };
   bpf_hash::for_each<pgmt_context_key, pgmt_context>(maps_.contexts_fd(), look_at);
   if (contexts_used_ > maps_.options().contexts / 2)
-    stale.insert(stale.end(), stale_counted.begin(), stale_counted.end());
+    stale.insert(stale.end(), unchanged.begin(), unchanged.end());
   contexts_used_ -= bpf_hash::erase(maps_.contexts_fd(), stale);
 }
 

@@ -25,6 +25,7 @@ struct Globals {
   std::int32_t work_mem = 0; // kB
   std::int32_t backend_type = -1;
   double hash_mem_multiplier = 1;
+  std::uint64_t query_string = 0;
 };
 
 // What a hash may use; other nodes keep to work_mem itself, but a limit is what rules want.
@@ -71,9 +72,14 @@ void ProcessReader::read_globals(ProcessSnapshot &snapshot)
                            .into =
                                std::as_writable_bytes(std::span(&globals.hash_mem_multiplier, 1))},
       ForeignMemory::Piece{.address = binary_->globals.my_backend_type + load_bias_,
-                           .into = std::as_writable_bytes(std::span(&globals.backend_type, 1))}};
+                           .into = std::as_writable_bytes(std::span(&globals.backend_type, 1))},
+      ForeignMemory::Piece{.address = binary_->globals.debug_query_string + load_bias_,
+                           .into = std::as_writable_bytes(std::span(&globals.query_string, 1))}};
+  query_string_ = 0;
   if (!memory_.read(pieces))
     return;
+  if (binary_->globals.debug_query_string != 0 && pieces[3].ok)
+    query_string_ = globals.query_string;
   if (binary_->globals.work_mem != 0 && pieces[0].ok)
     snapshot.work_mem_bytes = work_mem_bytes(globals);
   const auto &types = binary_->layout.backend_types;
@@ -85,7 +91,28 @@ void ProcessReader::read_globals(ProcessSnapshot &snapshot)
     read_port();
 }
 
-void ProcessReader::read_statement(const pgmt_process &slot, Activity &activity)
+void ProcessReader::read_statement(const pgmt_process *slot, Activity &activity)
+{
+  if (slot && activity.in_statement)
+    read_top_level(*slot, activity);
+  else if (query_string_ != 0)
+    read_query_string(activity);
+}
+
+void ProcessReader::read_query_string(Activity &activity)
+{
+  // Others are in their one command for as long as they live.
+  if (identity_.backend_type != "client backend" && identity_.backend_type != "parallel worker")
+    return;
+  const auto query = memory_.read_string(query_string_, PGMT_QUERY_LEN - 1);
+  if (!query || memory_.read_value<std::uint64_t>(binary_->globals.debug_query_string +
+                                                  load_bias_) != query_string_)
+    return;
+  activity.in_statement = true;
+  activity.current_query = statement_text(*query, 0, 0);
+}
+
+void ProcessReader::read_top_level(const pgmt_process &slot, Activity &activity)
 {
   const auto statement = slot.statements;
   const auto phase = slot.phase;

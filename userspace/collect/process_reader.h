@@ -29,11 +29,14 @@ public:
   // What cannot be read stays as it is: the process may be gone.
   void read(ProcessSnapshot &snapshot, std::uint64_t probed_pages = 0);
 
-  // The text and query id of the top-level statement that `slot` says is running.  Nothing is
+  // The statement that runs: as `slot` has it, if activity.in_statement says so; else what the
+  // process itself had in hand at the last read(): the client's whole query string.  Nothing is
   // filled in if it ended while we read: what its pointers led to may be garbage then.
-  void read_statement(const pgmt_process &slot, Activity &activity);
+  void read_statement(const pgmt_process *slot, Activity &activity);
 
 private:
+  void read_top_level(const pgmt_process &slot, Activity &activity);
+  void read_query_string(Activity &activity);
   void read_globals(ProcessSnapshot &snapshot);
   void read_port();
   void complete_identity(ProcessIdentity &identity) const;
@@ -47,6 +50,7 @@ private:
   bool jit_loaded_ = false;
   bool looked_for_jit_ = false;
   std::uint64_t private_bytes_then_ = 0; // when its mappings were last looked at
+  std::uint64_t query_string_ = 0;       // debug_query_string: NULL between a client's messages
 };
 
 // The same for callers that look once.

@@ -16,11 +16,12 @@
 
 namespace pgmemtrace::test {
 
-// Everything between a binary and its events, without the daemon around it.
+// Everything between a binary and its events, without the daemon around it.  Without `every_start`
+// statements are seen from their start as by the daemon: in processes of Probes::attach_starts().
 class Kernel {
 public:
   Kernel(const PostgresCluster &cluster, Level level, KernelMaps::Options options = {},
-         Probes::Options probes_options = {})
+         Probes::Options probes_options = {}, bool every_start = true)
       : maps_(options)
   {
     Selection selection;
@@ -31,6 +32,7 @@ public:
     servers_ = std::make_unique<ServerList>(std::move(*servers));
     const auto &binary = *servers_->binaries().front();
     probes_options.binary_index = 1;
+    probes_options.every_start = every_start;
     auto probes = Probes::load(binary, plan_probes(*binary.elf), maps_, std::move(probes_options));
     if (!probes)
       throw std::runtime_error(to_string(probes.error()));
@@ -60,7 +62,7 @@ public:
     const auto *process = servers_->find_process(session.backend_pid());
     const auto *slot = reader_->slot(session.backend_pid());
     if (process && slot && activity.in_statement)
-      ProcessReader(*process, Proc()).read_statement(*slot, activity);
+      ProcessReader(*process, Proc()).read_statement(slot, activity);
     return activity;
   }
   const pgmt_process *slot(const Session &session)
