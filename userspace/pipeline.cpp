@@ -103,6 +103,8 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 {
   std::unique_ptr<Pipeline> pipeline(
       new Pipeline(std::move(servers), std::move(rules), std::move(sinks), std::move(options)));
+  if (auto direct = DirectMap::load()) // cheaper, where it can be had
+    pipeline->direct_ = std::move(*direct);
   if (auto started = pipeline->attachments_.start(pipeline->servers_, pipeline->options_.warn);
       !started)
     return started.error();
@@ -245,7 +247,7 @@ void Pipeline::apply(const ServerList::Changes &changes, Time now)
       continue;
     watched_.try_emplace(id, Watched{.binary = process->binary,
                                      .postmaster = process->identity.postmaster,
-                                     .sweeper = Sweeper(*process, options_.sweep_limits),
+                                     .sweeper = Sweeper(*process, options_.sweep_limits, direct_),
                                      .reader = ProcessReader(*process, Proc())});
     schedule_.add(id, now);
   }

@@ -16,6 +16,7 @@
 
 #include "attach/attachments.h"
 #include "attach/calibrate.h"
+#include "attach/direct_map.h"
 #include "attach/kernel_maps.h"
 #include "attach/servers.h"
 #include "close_looks.h"
@@ -118,6 +119,7 @@ private:
   ServerList servers_;
   KernelMaps maps_;
   Attachments attachments_;
+  std::shared_ptr<DirectMap> direct_;    // null where only process_vm_readv serves
   std::unique_ptr<KernelReader> reader_; // null at level sweep
   BlockReader blocks_;
   AllocReader allocs_;

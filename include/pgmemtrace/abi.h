@@ -675,6 +675,18 @@ struct pgmt_dsm_event {
 	char query[PGMT_QUERY_LEN];
 };
 
+/* What bpf/direct.bpf.c reads in one run. */
+#define PGMT_DIRECT_PIECES 4096
+#define PGMT_DIRECT_BYTES (1 << 20)
+#define PGMT_DIRECT_LONGEST 4096 /* of one piece: a page */
+
+struct pgmt_direct_piece {
+	__u64 address;
+	__u32 at; /* where its bytes belong */
+	__u16 size;
+	__u16 read; /* all of it */
+};
+
 #ifdef __cplusplus
 #define PGMT_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #define PGMT_ASSERT_OFFSET(type, field, bytes)                                                     \
@@ -714,6 +726,7 @@ PGMT_ASSERT_OFFSET(struct pgmt_process, requests, 64);
 PGMT_ASSERT_OFFSET(struct pgmt_process, transaction_context, 128);
 PGMT_ASSERT_SIZE(struct pgmt_growth_event, 64 + PGMT_QUERY_LEN);
 PGMT_ASSERT_SIZE(struct pgmt_peak_event, 72 + PGMT_QUERY_LEN);
+PGMT_ASSERT_SIZE(struct pgmt_direct_piece, 16);
 PGMT_ASSERT_SIZE(struct pgmt_dsm_event, 56 + 8 * PGMT_STACK_FRAMES + PGMT_QUERY_LEN);
 
 #endif /* PGMEMTRACE_ABI_H */

@@ -6,17 +6,23 @@
 // changed, and the exact pass, which is charged 3 us per context; the rest of its time is
 // shared out over blocks and free chunks.  CPU time of this thread, median of the runs.
 //
-// "bare" is the header pass without us: the same pieces in the same system calls.  What the
-// kernel takes to look up and pin a page differs between machines by more than our own part.
+// Each in two ways, by turns: "readv" by process_vm_readv alone, "direct" as the daemon does
+// where it can (attach/direct_map.h).  "bare" is the header pass without us: the same pieces in
+// the same system calls.  What the kernel takes to look up and pin a page differs between
+// machines by more than our own part.
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "attach/direct_map.h"
 #include "attach/servers.h"
 #include "collect/sweep.h"
 #include "support/postgres_cluster.h"
@@ -38,119 +44,184 @@ double cpu_us()
   return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
 }
 
-struct Figure {
-  double us = 0; // per sweep
-  double contexts = 0, blocks = 0, chunks = 0, retries = 0;
-};
-
-Result<Figure> measure(Sweeper &sweeper, Pass pass, int runs)
-{
-  std::vector<double> times;
-  const SweepStats before = sweeper.stats();
-  double contexts = 0;
-  for (int i = 0; i < runs; ++i) {
-    const double began = cpu_us();
-    const auto tree = sweeper.sweep(pass);
-    times.push_back(cpu_us() - began);
-    if (!tree)
-      return tree.error();
-    if (!tree->complete)
-      return Error{.what = tree->incomplete_reason};
-    contexts = static_cast<double>(tree->contexts.size());
-  }
-  std::ranges::sort(times);
-  const SweepStats after = sweeper.stats();
-  const auto per_run = [&](std::uint64_t from, std::uint64_t to) {
-    return static_cast<double>(to - from) / runs;
-  };
-  return Figure{.us = times[times.size() / 2],
-                .contexts = contexts,
-                .blocks = per_run(before.blocks, after.blocks),
-                .chunks = per_run(before.chunks, after.chunks),
-                .retries = per_run(before.retries, after.retries)};
-}
-
-void print_line(const char *what, const char *pass, const Figure &figure)
-{
-  fmt::print("{:>10}  {:<8}{:9.1f} us  {:6.0f} contexts  {:.3f} us/context\n", what, pass,
-             figure.us, figure.contexts, figure.us / figure.contexts);
-}
-
 // Notes which pieces a sweep reads, call by call.
 class NotingMemory final : public ForeignMemory {
 public:
   using Call = std::vector<std::pair<std::uint64_t, std::size_t>>; // address, size
 
-  using ForeignMemory::ForeignMemory;
+  explicit NotingMemory(std::unique_ptr<ForeignMemory> inner)
+      : ForeignMemory(inner->pid()), inner_(std::move(inner))
+  {
+  }
 
   Result<> read(std::span<Piece> pieces) override
   {
-    Call &call = calls.emplace_back();
-    for (const Piece &piece : pieces)
-      call.emplace_back(piece.address, piece.into.size());
-    return ForeignMemory::read(pieces);
+    if (noting) {
+      Call &call = calls.emplace_back();
+      for (const Piece &piece : pieces)
+        call.emplace_back(piece.address, piece.into.size());
+    }
+    return inner_->read(pieces);
   }
+  std::uint64_t gap() const override { return inner_->gap(); }
 
+  bool noting = false;
   std::vector<Call> calls;
+
+private:
+  std::unique_ptr<ForeignMemory> inner_;
 };
 
-double bare_us(pid_t pid, const std::vector<NotingMemory::Call> &calls, int runs)
+// One way to read, and what it read.
+struct Way {
+  Way(const char *its_name, const ServerProcess &process, std::shared_ptr<DirectMap> direct)
+      : name(its_name), bare(foreign_memory(process.identity.id.pid, direct)),
+        noting(std::make_unique<NotingMemory>(foreign_memory(bare->pid(), direct))),
+        memory(*noting),
+        sweeper(process.binary->layout,
+                process.binary->globals.top_memory_context + process.load_bias, std::move(noting))
+  {
+  }
+
+  const char *name;
+  std::unique_ptr<ForeignMemory> bare;
+  std::unique_ptr<NotingMemory> noting;
+  NotingMemory &memory;
+  Sweeper sweeper;
+};
+
+struct Figure {
+  double us = 0; // per sweep
+  double contexts = 0, blocks = 0, chunks = 0;
+};
+
+double median(std::vector<double> values)
 {
-  ForeignMemory memory(pid);
-  std::vector<std::vector<ForeignMemory::Piece>> reads;
-  std::vector<std::vector<std::byte>> buffers;
-  for (const auto &call : calls) {
-    auto &pieces = reads.emplace_back();
-    for (const auto &[address, size] : call)
-      pieces.push_back({.address = address, .into = buffers.emplace_back(size)});
-  }
-  std::vector<double> times;
-  for (int i = 0; i < runs; ++i) {
-    const double began = cpu_us();
-    for (auto &pieces : reads)
-      (void)memory.read(pieces);
-    times.push_back(cpu_us() - began);
-  }
-  std::ranges::sort(times);
-  return times[times.size() / 2];
+  std::ranges::sort(values);
+  return values[values.size() / 2];
 }
 
-Result<> print_passes(const char *what, const ServerProcess &process, const Options &options)
+// By turns: what the machine does meanwhile, it does to all ways.
+Result<std::vector<Figure>> measure(std::span<Way> ways, Pass pass, int runs)
 {
-  auto noting = std::make_unique<NotingMemory>(process.identity.id.pid);
-  NotingMemory &memory = *noting;
-  Sweeper sweeper(process.binary->layout,
-                  process.binary->globals.top_memory_context + process.load_bias,
-                  std::move(noting));
-  if (auto first = measure(sweeper, Pass::header, 1); !first)
+  std::vector<Figure> figures(ways.size());
+  std::vector<std::vector<double>> times(ways.size());
+  std::vector<SweepStats> before;
+  for (const Way &way : ways)
+    before.push_back(way.sweeper.stats());
+  for (int run = 0; run < runs; ++run) {
+    for (std::size_t i = 0; i < ways.size(); ++i) {
+      const double began = cpu_us();
+      const auto tree = ways[i].sweeper.sweep(pass);
+      times[i].push_back(cpu_us() - began);
+      if (!tree)
+        return tree.error();
+      if (!tree->complete)
+        return Error{.what = tree->incomplete_reason};
+      figures[i].contexts = static_cast<double>(tree->contexts.size());
+    }
+  }
+  for (std::size_t i = 0; i < ways.size(); ++i) {
+    const SweepStats after = ways[i].sweeper.stats();
+    figures[i].us = median(times[i]);
+    figures[i].blocks = static_cast<double>(after.blocks - before[i].blocks) / runs;
+    figures[i].chunks = static_cast<double>(after.chunks - before[i].chunks) / runs;
+  }
+  return figures;
+}
+
+std::vector<double> bare_us(std::span<Way> ways, int runs)
+{
+  std::vector<std::vector<std::vector<ForeignMemory::Piece>>> reads(ways.size());
+  std::vector<std::vector<double>> times(ways.size());
+  // One buffer per call, as the sweep has it.
+  std::vector<std::byte> buffer;
+  for (const Way &way : ways)
+    for (const auto &call : way.memory.calls) {
+      std::size_t total = 0;
+      for (const auto &[address, size] : call)
+        total += size;
+      buffer.resize(std::max(buffer.size(), total));
+    }
+  for (std::size_t i = 0; i < ways.size(); ++i)
+    for (const auto &call : ways[i].memory.calls) {
+      auto &pieces = reads[i].emplace_back();
+      std::span<std::byte> rest = buffer;
+      for (const auto &[address, size] : call) {
+        pieces.push_back({.address = address, .into = rest.first(size)});
+        rest = rest.subspan(size);
+      }
+    }
+  for (int run = 0; run < runs; ++run) {
+    for (std::size_t i = 0; i < ways.size(); ++i) {
+      const double began = cpu_us();
+      for (auto &pieces : reads[i])
+        (void)ways[i].bare->read(pieces);
+      times[i].push_back(cpu_us() - began);
+    }
+  }
+  std::vector<double> medians;
+  for (auto &of_way : times)
+    medians.push_back(median(std::move(of_way)));
+  return medians;
+}
+
+void print_lines(const char *what, const char *pass, std::span<const Way> ways,
+                 const std::vector<Figure> &figures)
+{
+  for (std::size_t i = 0; i < ways.size(); ++i)
+    fmt::print("{:>10}  {:<8}{:<7}{:9.1f} us  {:6.0f} contexts  {:.3f} us/context\n", what, pass,
+               ways[i].name, figures[i].us, figures[i].contexts,
+               figures[i].us / figures[i].contexts);
+}
+
+Result<> print_passes(const char *what, const ServerProcess &process,
+                      const std::shared_ptr<DirectMap> &direct, const Options &options)
+{
+  std::vector<Way> ways;
+  ways.reserve(2); // they stay where they are
+  ways.emplace_back("readv", process, nullptr);
+  if (direct)
+    ways.emplace_back("direct", process, direct);
+
+  auto first = measure(ways, Pass::header, 1);
+  if (!first)
     return first.error();
-  else
-    print_line(what, "first", *first);
-  if (auto again = measure(sweeper, Pass::header, 1); !again)
+  print_lines(what, "first", ways, *first);
+  if (auto again = measure(ways, Pass::header, 1); !again)
     return again.error();
-  memory.calls.clear();
-  if (auto noted = measure(sweeper, Pass::header, 1); !noted)
+  for (Way &way : ways)
+    way.memory.noting = true;
+  if (auto noted = measure(ways, Pass::header, 1); !noted)
     return noted.error();
-  const auto calls = memory.calls;
-  std::size_t pieces_read = 0;
-  for (const auto &call : calls)
-    pieces_read += call.size();
-  const auto header = measure(sweeper, Pass::header, options.runs);
-  const auto exact = measure(sweeper, Pass::exact, options.runs);
-  const auto changed = measure(sweeper, Pass::changed, options.runs);
+  for (Way &way : ways)
+    way.memory.noting = false;
+
+  const auto header = measure(ways, Pass::header, options.runs);
+  const auto exact = measure(ways, Pass::exact, options.runs);
+  const auto changed = measure(ways, Pass::changed, options.runs);
   if (!header || !exact || !changed)
     return (!header ? header : !exact ? exact : changed).error();
-  const double bare = bare_us(process.identity.id.pid, calls, options.runs);
-  fmt::print("{:>10}  bare    {:9.1f} us  {:6} pieces    {:.3f} us/context\n", what, bare,
-             pieces_read, bare / header->contexts);
-  print_line(what, "header", *header);
-  print_line(what, "changed", *changed);
-  const double pieces = exact->blocks + exact->chunks;
-  const double budget = 3 * exact->contexts + 0.2 * pieces;
-  fmt::print("{:>10}  exact   {:9.1f} us  {:6.0f} contexts  {:6.0f} blocks  {:6.0f} free chunks  "
-             "{:.3f} us/context  {:.3f} us/piece  {:.0f}% of the budget\n",
-             what, exact->us, exact->contexts, exact->blocks, exact->chunks,
-             exact->us / exact->contexts, exact->us / pieces, 100 * exact->us / budget);
+  const auto bare = bare_us(ways, options.runs);
+  for (std::size_t i = 0; i < ways.size(); ++i) {
+    std::size_t pieces = 0;
+    for (const auto &call : ways[i].memory.calls)
+      pieces += call.size();
+    fmt::print("{:>10}  {:<8}{:<7}{:9.1f} us  {:6} pieces    {:.3f} us/context\n", what, "bare",
+               ways[i].name, bare[i], pieces, bare[i] / (*header)[i].contexts);
+  }
+  print_lines(what, "header", ways, *header);
+  print_lines(what, "changed", ways, *changed);
+  for (std::size_t i = 0; i < ways.size(); ++i) {
+    const Figure &figure = (*exact)[i];
+    const double pieces = figure.blocks + figure.chunks;
+    const double budget = 3 * figure.contexts + 0.2 * pieces;
+    fmt::print("{:>10}  {:<8}{:<7}{:9.1f} us  {:6.0f} contexts  {:6.0f} blocks  {:6.0f} free "
+               "chunks  {:.3f} us/context  {:.3f} us/piece  {:.0f}% of the budget\n",
+               what, "exact", ways[i].name, figure.us, figure.contexts, figure.blocks,
+               figure.chunks, figure.us / figure.contexts, figure.us / pieces,
+               100 * figure.us / budget);
+  }
   return Ok{};
 }
 
@@ -185,12 +256,15 @@ Result<> run(const Options &options)
       {.selection = {.pids = {(*cluster)->postmaster_pid()}}, .postgres_btf = {}, .proc = Proc()});
   if (!servers)
     return servers.error();
+  const auto direct = DirectMap::load();
+  if (!direct)
+    fmt::print("not measured: {}\n", to_string(direct.error()));
   for (const auto &[what, session] :
        {std::pair{"plain", &plain}, std::pair{"prepared", &many}, std::pair{"holes", &holey}}) {
     const ServerProcess *process = servers->find_process(session->backend_pid());
     if (process == nullptr)
       return Error{.what = "find the backend"};
-    if (auto result = print_passes(what, *process, options); !result)
+    if (auto result = print_passes(what, *process, direct ? *direct : nullptr, options); !result)
       return result;
   }
   return Ok{};

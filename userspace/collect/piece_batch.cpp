@@ -5,13 +5,6 @@
 
 namespace pgmemtrace {
 
-namespace {
-
-// Two pieces nearer than this are one: copying the gap is cheaper than another piece.
-constexpr std::uint64_t kGap = 2048;
-
-} // namespace
-
 void PieceBatch::clear()
 {
   spans_.clear();
@@ -23,7 +16,7 @@ void PieceBatch::add(std::uint64_t address, std::size_t size)
   const std::uint64_t end = address + size;
   // Addresses that wrap around stay alone: they are refused one by one.
   if (!spans_.empty() && end > address && spans_.back().end > spans_.back().begin &&
-      address >= spans_.back().begin && address <= spans_.back().end + kGap)
+      address >= spans_.back().begin && address <= spans_.back().end + gap_)
     spans_.back().end = std::max(spans_.back().end, end);
   else
     spans_.push_back({.begin = address, .end = end});

@@ -17,7 +17,7 @@ namespace pgmemtrace {
 
 class PieceBatch {
 public:
-  explicit PieceBatch(ForeignMemory &memory) : memory_(memory) {}
+  explicit PieceBatch(ForeignMemory &memory) : memory_(memory), gap_(memory.gap()) {}
 
   // Pieces are added at ascending addresses, then read together.
   void clear();
@@ -40,6 +40,7 @@ private:
   };
 
   ForeignMemory &memory_;
+  std::uint64_t gap_;
   std::vector<Span> spans_;
   std::vector<Part> parts_;
   std::vector<ForeignMemory::Piece> pieces_; // one per span

@@ -70,10 +70,11 @@ struct Sweeper::Impl {
   std::vector<bool> counted_now;
 };
 
-Sweeper::Sweeper(const ServerProcess &process, SweepLimits limits)
+Sweeper::Sweeper(const ServerProcess &process, SweepLimits limits,
+                 std::shared_ptr<DirectMap> direct)
     : Sweeper(process.binary->layout,
               process.binary->globals.top_memory_context + process.load_bias,
-              std::make_unique<ForeignMemory>(process.identity.id.pid), limits)
+              foreign_memory(process.identity.id.pid, std::move(direct)), limits)
 {
 }
 

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "attach/direct_map.h"
 #include "attach/servers.h"
 #include "snapshot/snapshot.h"
 #include "util/foreign_memory.h"
@@ -46,7 +47,9 @@ struct SweepStats {
 // outlive it.
 class Sweeper {
 public:
-  Sweeper(const ServerProcess &process, SweepLimits limits = {});
+  // Through `direct` where it is not null, which is cheaper.
+  explicit Sweeper(const ServerProcess &process, SweepLimits limits = {},
+                   std::shared_ptr<DirectMap> direct = nullptr);
   // For tests and fuzzing: memory that is not a process.
   Sweeper(const Layout &layout, std::uint64_t top_memory_context_variable,
           std::unique_ptr<ForeignMemory> memory, SweepLimits limits = {});

@@ -33,6 +33,9 @@ public:
   // spoil the others.  An Error only if nothing can be read at all: ESRCH (gone), EPERM.
   virtual Result<> read(std::span<Piece> pieces);
 
+  // Two pieces nearer than this are better read as one: copying a gap is cheaper than a piece.
+  virtual std::uint64_t gap() const { return 2048; }
+
   bool read_bytes(std::uint64_t address, std::span<std::byte> into);
   template <typename T> std::optional<T> read_value(std::uint64_t address)
   {
