@@ -51,24 +51,28 @@ static __always_inline bool is_answer(struct bpf_raw_tracepoint_args *ctx, __u64
 	       !read_word(load_bias + debug_query_string);
 }
 
-/* Has no slot that we know by its pid: a stranger, or a server's child, maybe at its first answer.
+/* Has no slot that we know by its pid: where its server was loaded; NULL: a stranger, or refused.
  */
-static __noinline struct pgmt_process *find_sender(struct bpf_raw_tracepoint_args *ctx, __u32 tgid)
+static __noinline __u64 *server_of(__u32 tgid)
 {
 	__u32 parent = parent_tgid();
 	__u64 *load_bias = bpf_map_lookup_elem(&postmasters, &parent);
-	struct pgmt_client client = {};
-	struct pgmt_process *p = NULL;
-	bool ours;
 
-	ours = load_bias && (!select_only || is_selected(tgid));
-	if (ours && !is_answer(ctx, *load_bias, &client))
-		return NULL;
-	if (load_bias) /* where it is counted as lost, or said to have been refused */
-		p = find_process(*load_bias);
-	if (!ours)
-		strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
-	return p;
+	if (load_bias && (!select_only || is_selected(tgid)))
+		return load_bias;
+	if (load_bias)
+		find_process(*load_bias); /* which tells the daemon of it */
+	strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
+	return NULL;
+}
+
+/* A server's child, maybe at its first answer. */
+static __noinline struct pgmt_process *find_sender(struct bpf_raw_tracepoint_args *ctx, __u32 tgid)
+{
+	__u64 *load_bias = server_of(tgid);
+	struct pgmt_client client = {};
+
+	return load_bias && is_answer(ctx, *load_bias, &client) ? find_process(*load_bias) : NULL;
 }
 
 /* The process whose answer was sent; NULL: it was none, or nobody's of ours. */

@@ -64,6 +64,7 @@ extern void bpf_rcu_read_unlock(void) __ksym __weak;
 __s32 pid;
 __u32 count;
 __u64 direct_map; /* its address */
+__u64 memory_end; /* no page is beyond: what says so is no entry of a page table */
 __u32 levels;
 __u64 root;    /* of the page tables that were read */
 __u32 changed; /* on the way to some table, or all of it: nothing counts as read */
@@ -92,7 +93,9 @@ static __always_inline __u64 slot(__u64 table, __u64 address, int shift)
 /* The table that an entry leads to; 0: none. */
 static __always_inline __u64 table_of(__u64 entry)
 {
-	return (entry & (PRESENT | HUGE)) == PRESENT ? direct_map + (entry & ADDRESS) : 0;
+	return (entry & (PRESENT | HUGE)) == PRESENT && (entry & ADDRESS) < memory_end
+		   ? direct_map + (entry & ADDRESS)
+		   : 0;
 }
 
 static __always_inline __u64 find_region_entry(__u64 address)
@@ -120,6 +123,7 @@ static __always_inline void leave_region(void)
 		changed = 1;
 }
 
+/* `from`: a physical address. */
 static __always_inline _Bool copy(struct pgmt_direct_piece *piece, __u64 from)
 {
 	__u64 at = piece->at;
@@ -127,15 +131,14 @@ static __always_inline _Bool copy(struct pgmt_direct_piece *piece, __u64 from)
 
 	barrier_var(at);
 	barrier_var(size);
-	return at <= PGMT_DIRECT_BYTES && size <= PGMT_DIRECT_LONGEST &&
-	       !bpf_probe_read_kernel(bytes + at, size, (const void *)from);
+	return at <= PGMT_DIRECT_BYTES && size <= PGMT_DIRECT_LONGEST && from < memory_end &&
+	       !bpf_probe_read_kernel(bytes + at, size, (const void *)(direct_map + from));
 }
 
 static __always_inline _Bool read_piece(struct pgmt_direct_piece *piece)
 {
 	const __u64 address = piece->address;
-	__u64 from;
-	__u64 entry;
+	__u64 table, from, entry;
 
 	if (address >> REGION_SHIFT != region) {
 		leave_region();
@@ -146,12 +149,14 @@ static __always_inline _Bool read_piece(struct pgmt_direct_piece *piece)
 		return 0;
 	if (region_entry & HUGE)
 		return region_entry & USER &&
-		       copy(piece, direct_map + (region_entry & HUGE_ADDRESS) +
-				       (address & BELOW(REGION_SHIFT)));
-	from = slot(table_of(region_entry), address, PAGE_SHIFT);
+		       copy(piece, (region_entry & HUGE_ADDRESS) + (address & BELOW(REGION_SHIFT)));
+	table = table_of(region_entry);
+	if (!table)
+		return 0;
+	from = slot(table, address, PAGE_SHIFT);
 	entry = load(from);
 	return (entry & (PRESENT | USER)) == (PRESENT | USER) &&
-	       copy(piece, direct_map + (entry & ADDRESS) + (address & BELOW(PAGE_SHIFT))) &&
+	       copy(piece, (entry & ADDRESS) + (address & BELOW(PAGE_SHIFT))) &&
 	       same(entry, load(from));
 }
 

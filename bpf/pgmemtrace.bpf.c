@@ -145,6 +145,8 @@ const volatile __u32 mm_brk = 0; /* in its mm_struct */
 const volatile __u64 root_variables[PGMT_ROOTS] = {};
 const volatile __u64 top_transaction_context = 0;
 const volatile __u64 portal_context = 0;
+/* NodeTags of contexts lie between these. */
+const volatile __u32 first_context_tag = 0, last_context_tag = ~0U;
 const volatile __u64 my_be_entry = 0;
 const volatile __u64 my_proc_port = 0;
 const volatile __u64 message_context = 0;
@@ -746,6 +748,7 @@ static __always_inline bool compare_lasting_roots(struct pgmt_process *p, bool c
 }
 
 #define NEW_CHILDREN_MAX 16
+#define CLOSE_LOOKS 64 /* at so many requests after one that grew */
 
 /*
  * TopTransactionContext is a child of TopMemoryContext while a transaction is open: no growth.
@@ -784,6 +787,7 @@ static __noinline void account_new_children(struct pgmt_process *p, __u32 root, 
 	if (!node || (node != r->settled_child && node != r->settled_next)) {
 		r->gone_bytes = 0;
 		r->new_children = r->new_bytes = 0;
+		p->detail_wanted = CLOSE_LOOKS; /* there may be too many at a time */
 	} else if (node != r->settled_child) {
 		r->gone_bytes = r->settled_bytes;
 	}
@@ -841,33 +845,38 @@ static __always_inline void settle_children(struct pgmt_process *p, __u32 root)
 /* ---- what a statement holds ---- */
 
 struct walk_frame {
-	struct pgmt_process *p;
+	struct pgmt_walk *walk;
 };
 
 /* One step: read a context, count it if we come from above, choose the next one. */
 static long walk_step(__u64 index, struct walk_frame *frame)
 {
-	struct pgmt_process *p = frame->p;
-	struct pgmt_walk *w = &p->walk;
+	struct pgmt_walk *w = frame->walk;
 	__u64 bytes, next;
+	__u32 tag;
 
 	(void)index;
-	if (bpf_probe_read_user(p->scratch, 80, (void *)w->node)) {
+	if (bpf_probe_read_user(w->header, 80, (void *)w->node)) {
+		lose(PGMT_LOSS_READ_WALK);
+		return 1;
+	}
+	tag = WORD(w->header, CONTEXT(type));
+	if (tag < first_context_tag || tag > last_context_tag) {
 		lose(PGMT_LOSS_READ_WALK);
 		return 1;
 	}
 	if (!w->climbing) {
-		bytes = WORD(p->scratch, CONTEXT(mem_allocated));
+		bytes = WORD(w->header, CONTEXT(mem_allocated));
 		w->contexts++;
 		w->bytes += bytes;
 		if (bytes > w->largest_bytes) {
 			w->largest_bytes = bytes;
 			w->largest = w->node;
-			w->largest_name = WORD(p->scratch, CONTEXT(name));
+			w->largest_name = WORD(w->header, CONTEXT(name));
 		}
 		if (w->node == w->query) /* it lies below another root */
 			w->query = 0;
-		next = WORD(p->scratch, CONTEXT(firstchild));
+		next = WORD(w->header, CONTEXT(firstchild));
 		if (next) {
 			w->node = next;
 			return 0;
@@ -877,14 +886,14 @@ static long walk_step(__u64 index, struct walk_frame *frame)
 		w->node = 0;
 		return 1;
 	}
-	next = WORD(p->scratch, CONTEXT(nextchild));
+	next = WORD(w->header, CONTEXT(nextchild));
 	if (next) {
 		w->climbing = 0;
 		w->node = next;
 		return 0;
 	}
 	w->climbing = 1;
-	w->node = WORD(p->scratch, CONTEXT(parent));
+	w->node = WORD(w->header, CONTEXT(parent));
 	return !w->node;
 }
 
@@ -919,18 +928,16 @@ static __always_inline bool affordable(struct pgmt_process *p, __u64 now)
  */
 #define WALK_CONTEXT_MAX_NS 2000
 
-static __noinline void walk_below(struct pgmt_process *p, __u64 root)
+static __noinline void walk_below(struct pgmt_walk *w, __u64 root, __u32 steps)
 {
-	struct walk_frame frame = {.p = p};
-	struct pgmt_walk *w;
+	struct walk_frame frame = {.walk = w};
 
-	if (!p || !root)
+	if (!w || !root)
 		return;
-	w = &p->walk;
 	w->root = root;
 	w->node = root;
 	w->climbing = 0;
-	bpf_loop(PGMT_WALK_MAX, walk_step, &frame, 0);
+	bpf_loop(steps, walk_step, &frame, 0);
 	if (w->node)
 		lose(PGMT_LOSS_WALK_BOUND);
 }
@@ -946,38 +953,26 @@ static __always_inline __u64 context_of_query(__u64 query_desc)
 }
 
 /*
- * All contexts that do not outlive the statement whose executor ends, or its transaction: its
- * QueryDesc's own, and those that it or who runs it works in.  They are disjoint, but that the
- * first mostly lies below one of the others; a cursor's does not, nor does that of a portal
- * that is dropped.
+ * All contexts that do not outlive the statement or its transaction: `query`, its QueryDesc's own,
+ * and those that it or who runs it works in.  They are disjoint, but that the first mostly lies
+ * below one of the others; a cursor's does not, nor does that of a portal that is dropped.
  */
-static __noinline void walk_statement(struct pgmt_process *p, __u64 query_desc, __u64 now)
+static __noinline void walk_statement(struct pgmt_process *p, struct pgmt_walk *w, __u64 query,
+				      __u32 steps)
 {
-	__u64 began = bpf_ktime_get_ns(), took, most;
-	struct pgmt_walk *w;
-
-	if (!p)
+	if (!p || !w)
 		return;
-	w = &p->walk;
 	w->contexts = 0;
 	w->bytes = 0;
 	w->largest_bytes = 0;
-	w->query = context_of_query(query_desc);
+	w->query = query;
 	if (top_transaction_context)
-		walk_below(p, read_word(p->load_bias + top_transaction_context));
+		walk_below(w, read_word(p->load_bias + top_transaction_context), steps);
 	if (portal_context)
-		walk_below(p, read_word(p->load_bias + portal_context));
+		walk_below(w, read_word(p->load_bias + portal_context), steps);
 	if (message_context)
-		walk_below(p, read_word(p->load_bias + message_context));
-	walk_below(p, w->query);
-	p->walks++;
-	p->walked_ns = now;
-	p->walked_cpu_ns = cpu_time();
-	took = bpf_ktime_get_ns() - began;
-	most = (w->contexts + 16) * WALK_CONTEXT_MAX_NS;
-	p->walk_cost_ns = took < most ? took : most;
-	p->walk_total_ns += p->walk_cost_ns;
-	p->timed_ns = 0;
+		walk_below(w, read_word(p->load_bias + message_context), steps);
+	walk_below(w, w->query, steps);
 }
 
 /* ---- query text ---- */
@@ -1097,11 +1092,34 @@ static __noinline void send_growth(struct pgmt_process *p, __u64 now)
 	p->unknown_growth = 0;
 }
 
-static __noinline void send_peak(struct pgmt_process *p, __u64 now)
+/* Into the event itself: whoever was interrupted may be writing the slot's text. */
+static __always_inline void read_activity(struct pgmt_process *p, struct pgmt_peak_event *e)
+{
+	__u64 entry = backend_status(p);
+
+	e->query_id = 0;
+	e->stmt_location = 0;
+	e->stmt_len = 0;
+	e->query[0] = 0;
+	if (!entry)
+		return;
+	if (bpf_core_field_exists(struct PgBackendStatus, st_query_id)) /* 14 and newer */
+		e->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
+	if (bpf_probe_read_user_str(
+		e->query, sizeof(e->query),
+		(void *)read_word(entry + FIELD(PgBackendStatus, st_activity_raw))) < 0) {
+		e->query[0] = 0;
+		lose(PGMT_LOSS_READ_TEXT);
+	}
+}
+
+/* `captured`: its text is in the slot; else it is what pg_stat_activity shows. */
+static __noinline void send_peak(struct pgmt_process *p, struct pgmt_walk *w, bool captured,
+				 __u64 now)
 {
 	struct pgmt_peak_event *e;
 
-	if (!p)
+	if (!p || !w)
 		return;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
@@ -1109,13 +1127,15 @@ static __noinline void send_peak(struct pgmt_process *p, __u64 now)
 		return;
 	}
 	fill_header(&e->header, p, PGMT_EVENT_PEAK, PGMT_PHASE_EXECUTE, now);
-	e->bytes = p->walk.bytes;
-	e->context = p->walk.largest;
-	e->context_name = p->walk.largest_name;
-	e->context_bytes = p->walk.largest_bytes;
-	COPY_STATEMENT(e, p, true);
+	e->bytes = w->bytes;
+	e->context = w->largest;
+	e->context_name = w->largest_name;
+	e->context_bytes = w->largest_bytes;
+	if (captured)
+		COPY_STATEMENT(e, p, true);
+	else
+		read_activity(p, e);
 	bpf_ringbuf_submit(e, 0);
-	p->peak_event_ns = now;
 }
 
 /* ---- boundaries ---- */
@@ -1127,10 +1147,8 @@ static __always_inline void note_growth(struct pgmt_process *p)
 	p->pending_growth = 1;
 }
 
-/* A request or a stretch of background work is over: errors get here too. */
-static __always_inline void settled(struct pgmt_process *p, __u64 now)
+static __always_inline void compare_with_last_settle(struct pgmt_process *p, __u64 now)
 {
-	__u64 before = p->growth_bytes;
 	bool due = now - p->settle_detail_ns > detail_every_ns;
 
 	compare_lasting_roots(p, due || p->detail_wanted);
@@ -1138,11 +1156,28 @@ static __always_inline void settled(struct pgmt_process *p, __u64 now)
 	settle_children(p, PGMT_ROOT_CACHE);
 	if (due)
 		p->settle_detail_ns = now;
+	p->settled_ns = now;
+}
+
+/*
+ * A request or a stretch of background work is over: errors get here too.  Several within one tick
+ * of the kernel are compared once, unless somebody grows: what is found then may be any of theirs.
+ */
+static __always_inline void settled(struct pgmt_process *p, __u64 now)
+{
+	__u64 before = p->growth_bytes;
+	if (now == p->settled_ns && !p->detail_wanted) {
+		p->skipped = 1;
+	} else {
+		compare_with_last_settle(p, now);
+		p->unknown_growth |= p->skipped && p->growth_bytes != before;
+		p->skipped = 0;
+	}
 	if (p->growth_bytes != before && !p->pending_growth)
 		note_growth(p);
 	if (p->pending_growth) {
 		p->grown_requests++;
-		p->detail_wanted = 64;
+		p->detail_wanted = CLOSE_LOOKS;
 		p->pending_growth = 0;
 		if (now - p->event_ns > event_every_ns) {
 			if (p->text_request != p->requests + 1 && !p->unknown_growth)
@@ -1172,8 +1207,10 @@ static __always_inline bool detail_due(struct pgmt_process *p, __u64 now)
 static __always_inline void look_closely(struct pgmt_process *p, __u64 now)
 {
 	p->detail_ns = now;
-	if (compare_lasting_roots(p, true))
+	if (compare_lasting_roots(p, true)) {
+		p->unknown_growth |= p->skipped;
 		note_growth(p);
+	}
 }
 
 /*
@@ -1225,19 +1262,29 @@ int boundary_start(struct pt_regs *ctx)
 	return 0;
 }
 
-/* All memory of the statement is still there: the one moment to see its peak. */
+/* All memory of the statement is still there: the one moment to see it whole. */
 static __noinline void look_at_peak(struct pgmt_process *p, __u64 query_desc, __u64 now)
 {
+	__u64 began = bpf_ktime_get_ns(), took, most;
+
 	if (!p)
 		return;
-	walk_statement(p, query_desc, now);
+	walk_statement(p, &p->walk, context_of_query(query_desc), PGMT_WALK_MAX);
+	p->walks++;
+	p->walked_ns = now;
+	p->walked_cpu_ns = cpu_time();
+	took = bpf_ktime_get_ns() - began;
+	most = (p->walk.contexts + 16) * WALK_CONTEXT_MAX_NS;
+	p->walk_cost_ns = took < most ? took : most;
+	p->walk_total_ns += p->walk_cost_ns;
+	p->timed_ns = 0;
 	if (p->walk.bytes <= peak_min_bytes || now - p->peak_event_ns <= event_every_ns)
 		return;
 	capture_running(p);
-	send_peak(p, now);
+	send_peak(p, &p->walk, true, now);
+	p->peak_event_ns = now;
 }
 
-/* The one that every process has, also those whose starts are not seen. */
 SEC("uprobe.multi")
 int boundary_end(struct pt_regs *ctx)
 {
@@ -1316,6 +1363,7 @@ int boundary_settle(struct pt_regs *ctx)
 }
 
 #include "answer.bpf.h"
+#include "sample.bpf.h"
 
 /* Only attached to processes that never settle, by pid. */
 SEC("uprobe.multi")

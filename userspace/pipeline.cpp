@@ -103,8 +103,9 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(ServerList servers, RuleSet r
 {
   std::unique_ptr<Pipeline> pipeline(
       new Pipeline(std::move(servers), std::move(rules), std::move(sinks), std::move(options)));
-  if (auto direct = DirectMap::load()) // cheaper, where it can be had
-    pipeline->direct_ = std::move(*direct);
+  if (pipeline->options_.direct_reads)
+    if (auto direct = DirectMap::load())
+      pipeline->direct_ = std::move(*direct);
   if (auto started = pipeline->attachments_.start(pipeline->servers_, pipeline->options_.warn);
       !started)
     return started.error();
@@ -307,7 +308,7 @@ void Pipeline::notice_activity(Time now)
     const auto *slot = probed(watched) ? reader_->slot(id.pid) : nullptr;
     if (slot && slot->hits[PGMT_PROBE_SETTLE]) {
       const auto boundaries =
-          slot->requests + slot->statements + slot->transactions + slot->hits[PGMT_PROBE_END];
+          slot->requests + slot->statements + slot->transactions + slot->hits[PGMT_PROBE_SAMPLE];
       // A long statement has no boundary of its own until it ends.
       const auto *process = cpu_known && watched.last ? servers_.find_process(id.pid) : nullptr;
       const bool used_cpu = process && process->cpu_ticks != watched.last->cpu_ticks;

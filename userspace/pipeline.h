@@ -46,6 +46,7 @@ public:
     KernelMaps::Options maps;
     SweepSchedule::Options schedule;
     SweepLimits sweep_limits;
+    bool direct_reads = true; // where this machine can: attach/direct_map.h
     Calibration calibration;
     Escalation::Options escalation;
     std::shared_ptr<Extension> extension;    // null: servers are not asked whether they have it

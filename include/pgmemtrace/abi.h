@@ -30,6 +30,7 @@
 
 /* The programs, in the order of hits[] and of the metric label "probe". */
 enum pgmt_probe {
+	PGMT_PROBE_SAMPLE,  /* the clock of each CPU: bpf/sample.bpf.h */
 	PGMT_PROBE_START,   /* standard_ExecutorStart */
 	PGMT_PROBE_END,	    /* standard_ExecutorEnd */
 	PGMT_PROBE_UTILITY, /* standard_ProcessUtility */
@@ -422,6 +423,7 @@ struct pgmt_walk {
 	__u64 largest_bytes; /* the largest single context ... */
 	__u64 largest;	     /* ... its address */
 	__u64 largest_name;  /* ... and the address of its name */
+	__u64 header[16];    /* of the context that is looked at */
 };
 
 /* ---- which statement asked: bpf/query.bpf.h ---- */
@@ -541,7 +543,7 @@ struct pgmt_process {
 	__u64 walk_total_ns;	/* what all walks took */
 	__u64 utility_sp;	/* stack pointer at the start of the top-level utility statement */
 	__u32 starts_epoch;	/* its starts of statements are seen since; 0: none was yet */
-	__u32 unused;
+	__u32 skipped;		/* some settle since the last comparison was not compared */
 
 	/* line 3 */
 	__u64 transaction_context; /* TopTransactionContext when it was last looked up */
@@ -549,6 +551,7 @@ struct pgmt_process {
 	__u64 tick;    /* of the last hit that read the clock: jiffies */
 	__u64 tick_ns; /* ... and what it said */
 	__u64 hits[PGMT_PROBES];
+	__u64 settled_ns;    /* when settle last compared */
 	__u64 walked_cpu_ns; /* CPU time of the thread at walked_ns */
 
 	struct pgmt_root_state roots[PGMT_ROOTS];
@@ -591,6 +594,11 @@ struct pgmt_process {
 	/* private to the kernel half: uprobe programs may be preempted, so scratch space is
 	 * per process, never per CPU */
 	struct pgmt_walk walk;
+	struct pgmt_walk sample; /* this and the next three: of samples, which interrupt the rest */
+	__u64 sample_event_ns;
+	__u64
+	    sample_request; /* value of `requests` at the last one that was handed over, plus one */
+	__u64 sample_bytes; /* ... and what it said */
 	struct pgmt_text_hash text_hash;
 	__u64 scratch[16];
 	struct pgmt_context_key context_key;

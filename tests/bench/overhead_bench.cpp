@@ -244,6 +244,7 @@ private:
     case PGMT_PROBE_XACT:
     case PGMT_PROBE_SETTLE: return false;
     case PGMT_PROBE_START:
+    case PGMT_PROBE_END:
     case PGMT_PROBE_UTILITY: return watch.starts;
     default: return level_of(site.probe) <= watch.level && !(site.block && site.block->record_only);
     }

@@ -221,7 +221,7 @@ TEST_F(KernelHalfTest, a_level_that_comes_back_inside_a_statement_joins_it)
 
 // ---- starts of single processes -------------------------------------------------------
 
-TEST_F(KernelHalfTest, who_is_not_asked_for_pays_for_no_starts)
+TEST_F(KernelHalfTest, who_is_not_asked_for_pays_no_traps)
 {
   auto session = cluster().connect();
   auto other = cluster().connect();
@@ -239,7 +239,7 @@ TEST_F(KernelHalfTest, who_is_not_asked_for_pays_for_no_starts)
   EXPECT_EQ(kernel.take(session).statements, 4u);
   EXPECT_EQ(kernel.hits(other, PGMT_PROBE_START), 0u);
   EXPECT_EQ(kernel.hits(other, PGMT_PROBE_UTILITY), 0u);
-  EXPECT_EQ(kernel.hits(other, PGMT_PROBE_END), 3u);
+  EXPECT_EQ(kernel.hits(other, PGMT_PROBE_END), 0u);
   EXPECT_EQ(kernel.take(other).requests, 3u);
   // Its first round trip may have been its greeting; each other one counts as a statement.
   EXPECT_EQ(kernel.take(other).statements, 2u);
@@ -554,12 +554,12 @@ std::optional<StatementPeak> peak_of(Kernel &kernel, Session &session,
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-TEST_F(KernelHalfTest, tells_what_a_statement_held_at_its_end)
+TEST_F(KernelHalfTest, tells_what_a_statement_held)
 {
   auto session = cluster().connect();
   session.exec("SET work_mem = '200MB'");
-  for (const bool every_start : {true, false}) {
-    Kernel kernel(cluster(), Level::statement, {}, {}, every_start);
+  for (const bool samples : {true, false}) { // by the clock; at the ends of statements
+    Kernel kernel(cluster(), Level::statement, {}, {.samples = samples}, /* every_start */ false);
     const auto peak =
         peak_of(kernel, session,
                 {"SELECT count(*) FROM (SELECT g FROM generate_series(1, 500000) g ORDER BY g DESC "
@@ -579,7 +579,7 @@ TEST_F(KernelHalfTest, tells_what_a_statement_held_at_its_end)
 TEST_F(KernelHalfTest, tells_what_a_function_held_while_it_ran)
 {
   auto session = cluster().connect();
-  Kernel kernel(cluster(), Level::statement, {}, {}, /* every_start */ false);
+  Kernel kernel(cluster(), Level::statement, {}, {.samples = false});
   const auto peak = peak_of(kernel, session,
                             {"DO $$ DECLARE a int[] := array_fill(0, ARRAY[6000000]); "
                              "BEGIN PERFORM count(*) FROM pg_class; a[1] := 1; END $$"});
@@ -594,7 +594,7 @@ TEST_F(KernelHalfTest, tells_what_a_cursor_held_when_it_is_closed)
 {
   auto session = cluster().connect();
   session.exec("SET work_mem = '200MB'");
-  Kernel kernel(cluster(), Level::statement);
+  Kernel kernel(cluster(), Level::statement, {}, {.samples = false});
   const auto peak = peak_of(
       kernel, session,
       {"BEGIN", "DECLARE c CURSOR FOR SELECT g FROM generate_series(1, 500000) g ORDER BY g",
@@ -609,7 +609,7 @@ TEST_F(KernelHalfTest, names_the_one_of_several_statements_that_held_much)
 {
   auto session = cluster().connect();
   session.exec("SET work_mem = '200MB'");
-  Kernel kernel(cluster(), Level::statement);
+  Kernel kernel(cluster(), Level::statement, {}, {.samples = false});
   const std::string sorts = "SELECT count(*) FROM (SELECT g FROM generate_series(1, 500000) g "
                             "ORDER BY g OFFSET 0) s";
   const auto peak = peak_of(kernel, session, {"PREPARE p AS SELECT 1; DEALLOCATE p; " + sorts});

@@ -31,8 +31,9 @@ constexpr std::size_t kFewest = 8;
 // The direct map begins at a multiple of this (Linux arch/x86/mm/kaslr.c).
 constexpr std::uint64_t kAlignment = 1 << 30;
 
-// How far above its beginning a page table may be: memory has holes, of hardly more than it has.
-std::uint64_t furthest()
+// Where memory ends, at the most: it has holes, of hardly more than it has.  A page beyond, should
+// there be one, process_vm_readv is asked for.
+std::uint64_t memory_end()
 {
   const auto pages = static_cast<std::uint64_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L));
   return 64 * kAlignment + 2 * pages * kPage;
@@ -88,10 +89,11 @@ bool DirectMap::find()
   if (getrandom(told.data(), told.size(), 0) != static_cast<ssize_t>(told.size()))
     return false;
   ForeignMemory::Piece piece{.address = reinterpret_cast<std::uint64_t>(told.data()), .into = seen};
+  shared.memory_end = memory_end();
   shared.levels = 4;
   read(getpid(), std::span(&piece, 1)); // tells where the root of our page tables is
   const std::uint64_t highest = shared.root / kAlignment * kAlignment;
-  for (std::uint64_t below = 0; below < std::min(furthest(), highest); below += kAlignment) {
+  for (std::uint64_t below = 0; below < std::min<std::uint64_t>(shared.memory_end, highest); below += kAlignment) {
     for (const std::uint32_t levels : {4u, 5u}) {
       shared.direct_map = highest - below;
       shared.levels = levels;

@@ -23,6 +23,7 @@ struct Target {
   unsigned arguments_read; // bit 0: first argument
 };
 constexpr std::array<Target, PGMT_PROBES> kTargets{{
+    {PGMT_PROBE_SAMPLE, "sample", Level::statement, nullptr, 0}, // no place in the code
     {PGMT_PROBE_START, "start", Level::statement, "standard_ExecutorStart", 0b01}, // queryDesc
     {PGMT_PROBE_END, "end", Level::statement, "standard_ExecutorEnd", 0b01},       // queryDesc
     {PGMT_PROBE_UTILITY, "utility", Level::statement, "standard_ProcessUtility",

@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <iterator>
 
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -26,6 +29,7 @@ namespace {
 bpf_program *program_of(pgmemtrace_bpf &object, pgmt_probe probe)
 {
   switch (probe) {
+  case PGMT_PROBE_SAMPLE: return object.progs.sampled;
   case PGMT_PROBE_START: return object.progs.boundary_start;
   case PGMT_PROBE_END: return object.progs.boundary_end;
   case PGMT_PROBE_UTILITY: return object.progs.boundary_util;
@@ -75,6 +79,28 @@ std::uint64_t postgres_timestamp_now()
   constexpr sys_days kEpoch = year(2000) / January / 1;
   return static_cast<std::uint64_t>(
       duration_cast<microseconds>(system_clock::now() - kEpoch).count());
+}
+
+// The contexts of a statement are known by variables; and a program of this kind may have our maps
+// since 6.1, of which a tracepoint of 6.3 is a sign.
+bool can_sample(const Binary::Globals &globals)
+{
+  return globals.top_transaction_context && globals.portal_context && globals.message_context &&
+         libbpf_find_vmlinux_btf_id(PGMT_ANSWER_TRACEPOINT, BPF_TRACE_RAW_TP) > 0;
+}
+
+// Of every CPU that is there now; -1: none, errno says why.
+UniqueFd open_clock(int cpu)
+{
+  constexpr std::uint64_t kPeriodNs = 10'100'000; // not in step with what is done every 10 ms
+  perf_event_attr clock{};
+  clock.size = sizeof(clock);
+  clock.type = PERF_TYPE_SOFTWARE;
+  clock.config = PERF_COUNT_SW_CPU_CLOCK;
+  clock.sample_period = kPeriodNs;
+  clock.exclude_idle = 1;
+  return UniqueFd(
+      static_cast<int>(syscall(SYS_perf_event_open, &clock, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)));
 }
 
 // libbpf takes the BTF of the types that we relocate against by path only.
@@ -144,6 +170,12 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
     knobs.task_mm = task->mm;
     knobs.mm_brk = task->mm_brk;
   }
+  options.samples &= task && can_sample(globals);
+  bpf_program__set_autoload(object->progs.sampled, options.samples);
+  const auto &tag = binary.layout.tag;
+  const auto tags = {tag.aset, tag.generation, tag.slab, tag.bump ? tag.bump : tag.aset};
+  knobs.first_context_tag = std::min(tags);
+  knobs.last_context_tag = std::max(tags);
   knobs.root_variables[PGMT_ROOT_TOP] = globals.top_memory_context;
   knobs.root_variables[PGMT_ROOT_CACHE] = globals.cache_memory_context;
   knobs.root_variables[PGMT_ROOT_ERROR] = globals.error_context;
@@ -239,6 +271,10 @@ Result<> Probes::attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into)
 Result<> Probes::attach_to(const std::vector<pid_t> &pids, pgmt_probe probe,
                            std::vector<Link> &into)
 {
+  if (probe == PGMT_PROBE_SAMPLE) {
+    options_.samples = attach_samples(into); // false: the ends of all statements instead
+    return Ok{};
+  }
   if (probe == PGMT_PROBE_SETTLE && attach_answers(into))
     return Ok{};
   for (pid_t pid : pids)
@@ -259,6 +295,26 @@ bool Probes::attach_answers(std::vector<Link> &into)
   if (answers_)
     into.push_back(std::move(link));
   return answers_;
+}
+
+bool Probes::attach_samples(std::vector<Link> &into)
+{
+  std::vector<Link> links;
+  const auto cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_CONF));
+  for (int cpu = 0; cpu < cpus; ++cpu) {
+    auto clock = open_clock(cpu);
+    if (!clock && errno == ENODEV)
+      continue; // it is offline
+    if (!clock)
+      return false;
+    Link link(bpf_program__attach_perf_event(object_->progs.sampled, clock.get()));
+    if (!link)
+      return false;
+    (void)clock.release(); // the link's now
+    links.push_back(std::move(link));
+  }
+  std::ranges::move(links, std::back_inserter(into));
+  return true;
 }
 
 Result<> Probes::add_server(pid_t postmaster, std::uint64_t load_bias)
@@ -286,7 +342,11 @@ bool Probes::wanted(pgmt_probe probe, Level level) const
   case PGMT_PROBE_START:
   case PGMT_PROBE_UTILITY:
     return options_.boundaries && options_.every_start && level >= level_of(probe);
+  case PGMT_PROBE_SAMPLE:
+    return options_.boundaries && options_.samples && level >= level_of(probe);
   case PGMT_PROBE_END:
+    return options_.boundaries && (options_.every_start || !options_.samples) &&
+           level >= level_of(probe);
   case PGMT_PROBE_SETTLE: return options_.boundaries && level >= level_of(probe);
   default: return level >= level_of(probe);
   }
@@ -354,9 +414,10 @@ Result<> Probes::attach_starts(pid_t pid)
     return Ok{};
   expect_starts();
   std::vector<Link> links;
-  auto attached = attach(PGMT_PROBE_START, pid, links);
-  if (attached)
-    attached = attach(PGMT_PROBE_UTILITY, pid, links);
+  Result<> attached = Ok{};
+  for (const auto probe : {PGMT_PROBE_START, PGMT_PROBE_END, PGMT_PROBE_UTILITY})
+    if (attached && !links_.contains(probe))
+      attached = attach(probe, pid, links);
   object_->bss->starts_since = postgres_timestamp_now();
   if (attached)
     start_links_.emplace(pid, std::move(links));
@@ -431,6 +492,7 @@ const std::map<pid_t, std::vector<Probes::Link>> *Probes::by_pid(pgmt_probe prob
 {
   switch (probe) {
   case PGMT_PROBE_START:
+  case PGMT_PROBE_END:
   case PGMT_PROBE_UTILITY: return &start_links_;
   case PGMT_PROBE_XACT: return &transaction_links_;
   case PGMT_PROBE_BLOCK: return &block_links_;
@@ -443,8 +505,8 @@ std::size_t Probes::attached_sites(pgmt_probe probe) const
   const auto *single = by_pid(probe);
   if (!links_.contains(probe) && (!single || single->empty()))
     return 0;
-  if (by_answer(probe))
-    return 1;
+  if (by_answer(probe) || probe == PGMT_PROBE_SAMPLE)
+    return links_.at(probe).size();
   const auto sites = std::ranges::count_if(
       plan_.sites, [&](const ProbeSite &site) { return site.probe == probe && probed(site); });
   return static_cast<std::size_t>(sites);
@@ -459,6 +521,8 @@ double Probes::hit_seconds(pgmt_probe probe, const Calibration &calibration) con
 {
   if (by_answer(probe))
     return kColdFactor * calibration.send_seconds;
+  if (probe == PGMT_PROBE_SAMPLE)
+    return 0; // an interrupt each 10 ms; its program is timed
   const bool stepped =
       std::any_of(plan_.sites.begin(), plan_.sites.end(),
                   [&](const ProbeSite &site) { return site.probe == probe && !site.emulated; });

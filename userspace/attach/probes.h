@@ -47,6 +47,7 @@ public:
     bool frame_pointers =
         true;                 // does its code keep them?  false: stacks are copied, bpf/stack.bpf.h
     bool uprobe_multi = true; // false: one perf event per site (kernels before 6.6)
+    bool samples = true;      // peaks by the clock, if ...; else at the ends of all statements
     bool answers = true;      // settle where the answer is sent, if this kernel and build let us
     std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
   };
@@ -61,9 +62,9 @@ public:
   Result<> set_level(Level level);
   Level level() const { return level_; }
 
-  // Where the statements of one process start, from level statement on: which part of a request it
-  // was that grew.  All processes have the ends, and settle; so do those that merely repeat
-  // themselves, which pay for nothing else.  To be asked for again when the level has been lower.
+  // Where the statements of one process start and end, from level statement on: which part of a
+  // request it was that grew.  All processes have settle and are sampled, without a trap: so do
+  // those that merely repeat themselves.  To be asked for again when the level has been lower.
   Result<> attach_starts(pid_t pid);
   void detach_starts(pid_t pid);
   std::size_t starts_attached() const { return start_links_.size(); }
@@ -115,6 +116,7 @@ private:
   Result<> attach(pgmt_probe probe, pid_t pid, std::vector<Link> &into);
   Result<> attach_to(const std::vector<pid_t> &pids, pgmt_probe probe, std::vector<Link> &into);
   bool attach_answers(std::vector<Link> &into);
+  bool attach_samples(std::vector<Link> &into);
   bool probed(const ProbeSite &site) const; // at the level that it is for
   bool wanted(pgmt_probe probe, Level level) const;
   void expect_starts();

@@ -9,6 +9,7 @@
 
 #include <bpf/libbpf.h>
 
+#include "attach/direct_map.h"
 #include "attach/identify.h"
 #include "attach/rooted_file.h"
 #include "attach/servers.h"
@@ -74,6 +75,8 @@ DoctorReport examine(const std::string &selection)
   report.selection = selection;
   report.kernel = detect_kernel_features();
   report.missing = missing(report.kernel);
+  if (auto direct = DirectMap::load(); !direct)
+    report.no_direct_reads = direct.error();
   if (auto parsed = parse_selection(selection))
     examine_servers(*parsed, report);
   else

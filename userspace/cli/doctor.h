@@ -41,6 +41,7 @@ struct DoctorReport {
 
   std::string selection; // DoctorOptions::pid
   KernelFeatures kernel;
+  std::optional<Error> no_direct_reads; // why sweeps are made by process_vm_readv alone
   std::vector<Error> missing;
   std::vector<Server> servers;
   std::vector<Error> refused;         // servers and processes that cannot be read

@@ -109,6 +109,10 @@ void print_kernel(const DoctorReport &report, std::ostream &out)
     rows.push_back({feature.name, kernel.load_error != 0 && !feature.value
                                       ? "not known, or no"
                                       : yes_no(feature.value)});
+  rows.push_back({"direct reads (sweep)",
+                  report.no_direct_reads
+                      ? "no, by process_vm_readv: " + to_string(*report.no_direct_reads)
+                      : "yes"});
   rows.push_back({"unprivileged_bpf_disabled", sysctl(kernel.unprivileged_bpf_disabled)});
   rows.push_back({"yama.ptrace_scope", sysctl(kernel.yama_ptrace_scope)});
   print_table(rows, out);
@@ -312,6 +316,7 @@ json kernel_json(const DoctorReport &report)
            {"yama_ptrace_scope", number(kernel.yama_ptrace_scope)}};
   for (const Named &feature : features_of(report))
     out[feature.name] = feature.value;
+  out["direct_reads"] = !report.no_direct_reads;
   return out;
 }
 

@@ -42,6 +42,7 @@ struct RunOptions {
   std::string listen = "127.0.0.1:9752";
   std::string format = "text";
   bool redact = false;
+  std::string direct_reads = "on";
   std::string dsn;
   std::string copy_dir;
   std::vector<std::string> disabled_rules;
@@ -187,6 +188,7 @@ int run(const RunOptions &options)
           .maps = options.maps,
           .schedule = {.interval = parsed->interval},
           .sweep_limits = {},
+          .direct_reads = options.direct_reads == "on",
           .calibration = calibration,
           .escalation = {.on = options.escalate},
           .extension = extension,
@@ -217,6 +219,11 @@ void add_options(CLI::App &app, RunOptions &options)
       ->capture_default_str();
   app.add_flag("--escalate", options.escalate,
                "Give processes that are reported level block for a minute, to name the code");
+  app.add_option("--direct-reads", options.direct_reads,
+                 "Sweep through page tables where this machine allows it: cheaper, and without a "
+                 "lock in the process that is read; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--duration", options.duration, "End after this time, such as 1m");
   app.add_option("--listen", options.listen,
                  "Address of the metrics, HOST:PORT (port 0: any free one), or off")

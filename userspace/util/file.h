@@ -27,6 +27,7 @@ public:
 
   explicit operator bool() const { return fd_ >= 0; }
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); } // somebody else closes it
 
 private:
   int fd_ = -1;
