@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// close_looks.h - which processes have the starts of their statements probed.
+// close_looks.h - which processes have the starts and ends of their statements probed.
 //
 // It decides, the pipeline attaches.  Most sessions of a busy server repeat themselves: what their
 // long-lived contexts hold stays as it is, and there is nothing that a statement could be blamed
-// for.  The ends of statements and settle tell that; only who grows for longer than its caches take
-// to fill is worth another trap per statement.
+// for.  Settle tells that, without a trap; only who grows for longer than its caches take to fill is
+// worth two traps per statement.
 #pragma once
 
 #include <chrono>

@@ -155,14 +155,14 @@ TEST_F(ContainersTest, one_image_twice_each_hit_counts_once_and_where_it_was)
   EXPECT_TRUE(shows_server(*daemon, one.postmaster(), alpha));
   EXPECT_TRUE(shows_server(*daemon, two.postmaster(), beta));
   // One file, one probe each.
-  EXPECT_EQ(sample(*daemon, "probe_attached{probe=\"start\"}"), 1);
+  EXPECT_EQ(sample(*daemon, "probe_attached{probe=\"exit\"}"), 1);
 
   auto first = one.server->connect();
   auto second = two.server->connect();
   run(first, 137);
   run(second, 53);
-  expect_hits(*daemon, alpha, "end", 137);
-  expect_hits(*daemon, beta, "end", 53);
+  expect_hits(*daemon, alpha, "settle", 138); // each, and a session's greeting
+  expect_hits(*daemon, beta, "settle", 54);
 
   // The first one leaves: what the other runs meanwhile and after counts to the last statement.
   std::atomic<bool> stop = false;
@@ -173,12 +173,15 @@ TEST_F(ContainersTest, one_image_twice_each_hit_counts_once_and_where_it_was)
   });
   first.close();
   one.server.reset();
-  EXPECT_TRUE(eventually([&] { return hits(*daemon, alpha, "end") == 0; }));
+  EXPECT_TRUE(eventually([&] { return hits(*daemon, alpha, "settle") == 0; }));
   one.container.reset();
   stop = true;
   load.join();
   run(second, 7);
-  expect_hits(*daemon, beta, "end", statements + 7);
+  expect_hits(*daemon, beta, "settle", statements + 8);
+  const auto exits = hits(*daemon, beta, "exit"); // a probe in the one file
+  second.close();
+  expect_hits(*daemon, beta, "exit", exits + 1);
   EXPECT_EQ(daemon->stop(), 0);
 }
 
@@ -314,7 +317,7 @@ TEST_F(ContainersTest, an_upgrade_is_followed_and_the_others_are_counted_through
   });
   auto session = upgraded.server->connect();
   run(session, 31);
-  expect_hits(*daemon, label, "end", 31);
+  expect_hits(*daemon, label, "settle", 32);
   session.close();
 
   // And on the new one.
@@ -323,13 +326,13 @@ TEST_F(ContainersTest, an_upgrade_is_followed_and_the_others_are_counted_through
   EXPECT_FALSE(replaced());
   EXPECT_TRUE(
       eventually([&] { return sample(*daemon, "level{instance=\"" + label + "\"}") == 2; }));
-  const auto so_far = hits(*daemon, label, "end");
+  const auto so_far = hits(*daemon, label, "settle");
   session = upgraded.server->connect();
   run(session, 17);
-  expect_hits(*daemon, label, "end", so_far + 17);
+  expect_hits(*daemon, label, "settle", so_far + 18);
   stop = true;
   load.join();
-  expect_hits(*daemon, other.label("beta"), "end", statements);
+  expect_hits(*daemon, other.label("beta"), "settle", statements + 1);
   int named = 0;
   for (const auto &line : series(*daemon))
     named += line.starts_with("pgmemtrace_instance_info{") &&
@@ -351,7 +354,7 @@ TEST_F(ContainersTest, servers_that_come_and_go_leave_nothing_behind)
     EXPECT_TRUE(shows_server(*daemon, server.postmaster(), server.label("alpha")));
     auto session = server.server->connect();
     run(session, 5);
-    expect_hits(*daemon, server.label("alpha"), "end", 5);
+    expect_hits(*daemon, server.label("alpha"), "settle", 6);
     session.close();
     server.server->stop();
     EXPECT_TRUE(eventually([&] { return probe_links(daemon->pid()).empty(); }));

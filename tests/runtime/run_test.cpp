@@ -19,12 +19,16 @@ class RunTest : public RuntimeTest {
 protected:
   std::string postmaster() { return std::to_string(cluster().postmaster_pid()); }
 
-  std::unique_ptr<Daemon> watch(std::vector<std::string> more = {})
+  std::unique_ptr<Daemon> watch(std::vector<std::string> more = {}, const char *listen = "off")
   {
     std::vector<std::string> args{"--pid",    postmaster(), "--format",   "json",
-                                  "--listen", "off",        "--interval", "1s"};
+                                  "--listen", listen,       "--interval", "1s"};
     args.insert(args.end(), more.begin(), more.end());
     return start_daemon(args);
+  }
+  std::unique_ptr<Daemon> watch_and_listen(std::vector<std::string> more)
+  {
+    return watch(std::move(more), "127.0.0.1:0");
   }
 
   // The daemon has taken its baseline: the first status line is out.
@@ -252,41 +256,76 @@ TEST_F(RunTest, ends_by_itself_after_its_duration_and_prints_json_only)
 
 // ---- what it costs ---------------------------------------------------------------------
 
+// Nobody grows: nothing is probed that a loop passes, and the level is what was asked for.
+TEST_F(RunTest, a_hot_loop_pays_nothing)
+{
+  auto hot = cluster().connect();
+  hot.exec("CREATE TABLE IF NOT EXISTS hot (id int PRIMARY KEY)");
+  auto daemon = watch_and_listen({"--max-overhead", "5%"});
+  ASSERT_TRUE(daemon && watches(*daemon));
+  hot.send_async("DO $$ DECLARE n int; BEGIN FOR i IN 1..1000000 LOOP "
+                 "SELECT count(*) INTO n FROM hot WHERE id = 1; END LOOP; END $$");
+  EXPECT_TRUE(hot.finish());
+  const auto seen = daemon->json_lines().size();
+  ASSERT_TRUE(eventually([&] { return daemon->json_lines().size() > seen + 1; }));
+  for (const auto &line : daemon->json_lines())
+    if (line["type"] == "status") {
+      EXPECT_EQ(line["servers"][0]["level"], "statement");
+    }
+  EXPECT_GT(probe_hits(daemon->listen_port(), "sample"), 50);
+  EXPECT_EQ(probe_hits(daemon->listen_port(), "start"), 0);
+}
+
+TEST_F(RunTest, who_grows_is_looked_at_closely_and_nobody_else)
+{
+  auto quiet = cluster().connect();
+  auto grows = cluster().connect();
+  auto daemon = watch_and_listen({"--max-overhead", "off"});
+  ASSERT_TRUE(daemon && watches(*daemon));
+  const auto hits = [&](const char *probe) { return probe_hits(daemon->listen_port(), probe); };
+  EXPECT_TRUE(leak_until(grows, [&] {
+    quiet.exec("SELECT 1");
+    return hits("utility") > 100;
+  }));
+  const auto settles = hits("settle");
+  const auto ends = hits("end");
+  for (int i = 0; i < 100; ++i)
+    quiet.exec("SELECT 1");
+  EXPECT_TRUE(eventually([&] { return hits("settle") >= settles + 100; }));
+  EXPECT_EQ(hits("end"), ends);
+  EXPECT_EQ(hits("start"), hits("end"));
+  // The phase of what grows is known now.
+  EXPECT_TRUE(leak_until(grows, [&] {
+    for (const auto &line : daemon->json_lines())
+      if (line["type"] == "violation" && line["server_pid"] == grows.backend_pid() &&
+          line["phase"] == "utility")
+        return true;
+    return false;
+  }));
+}
+
 TEST_F(RunTest, falls_back_when_its_probes_cost_too_much_and_comes_back)
 {
   auto hot = cluster().connect();
   hot.exec("CREATE TABLE IF NOT EXISTS hot (id int PRIMARY KEY)");
   auto daemon = watch({"--max-overhead", "5%"});
   ASSERT_TRUE(daemon && watches(*daemon));
-  const auto level = [&](const std::string &wanted) {
-    return daemon
-        ->wait_for_json(
-            [&](const json &line) {
-              return line["type"] == "status" && line["servers"][0]["level"] == wanted;
-            },
-            std::chrono::seconds(60))
-        .has_value();
+  const auto shows = [&](const std::string &level, std::size_t since) {
+    const auto lines = daemon->json_lines();
+    for (auto i = since; i < lines.size(); ++i)
+      if (lines[i]["type"] == "status" && lines[i]["servers"][0]["level"] == level)
+        return true;
+    return false;
   };
-  EXPECT_TRUE(level("statement"));
-  hot.send_async("DO $$ DECLARE n int; BEGIN LOOP SELECT count(*) INTO n FROM hot WHERE id = 1; "
-                 "END LOOP; END $$");
-  EXPECT_TRUE(level("request"));
-
+  EXPECT_TRUE(eventually([&] { return shows("statement", 0); }));
+  // It grows, so its loops pay for each statement in them.
+  EXPECT_TRUE(leak_until(hot, [&] {
+    hot.exec("DO $$ DECLARE n int; BEGIN FOR i IN 1..20000 LOOP "
+             "SELECT count(*) INTO n FROM hot WHERE id = 1; END LOOP; END $$");
+    return shows("request", 0);
+  }));
   const auto seen = daemon->json_lines().size();
-  PGcancel *cancel = PQgetCancel(hot.get());
-  char why[256];
-  PQcancel(cancel, why, sizeof why);
-  PQfreeCancel(cancel);
-  EXPECT_FALSE(hot.finish());
-  EXPECT_TRUE(eventually(
-      [&] {
-        const auto lines = daemon->json_lines();
-        for (auto i = seen; i < lines.size(); ++i)
-          if (lines[i]["type"] == "status" && lines[i]["servers"][0]["level"] == "statement")
-            return true;
-        return false;
-      },
-      std::chrono::seconds(60)));
+  EXPECT_TRUE(eventually([&] { return shows("statement", seen); }, std::chrono::seconds(60)));
 }
 
 TEST_F(RunTest, loses_nothing_and_says_so)

@@ -182,8 +182,8 @@ bool record_only(const ProbeSite &site) { return site.block && site.block->recor
 // Attached to the processes that need it, one by one: Attachments, Probes::attach_starts().
 bool by_process(const ProbeSite &site)
 {
-  return site.probe == PGMT_PROBE_START || site.probe == PGMT_PROBE_UTILITY ||
-         site.probe == PGMT_PROBE_XACT;
+  return site.probe == PGMT_PROBE_START || site.probe == PGMT_PROBE_END ||
+         site.probe == PGMT_PROBE_UTILITY || site.probe == PGMT_PROBE_XACT;
 }
 
 std::string level_word(const ProbeSite &site)
