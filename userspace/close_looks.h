@@ -3,8 +3,8 @@
 //
 // It decides, the pipeline attaches.  Most sessions of a busy server repeat themselves: what their
 // long-lived contexts hold stays as it is, and there is nothing that a statement could be blamed
-// for.  Settle tells that, without a trap; only who grows for longer than its caches take to fill is
-// worth two traps per statement.
+// for.  Settle tells that, without a trap; only who grows for longer than its caches take to fill
+// is worth two traps per statement.
 #pragma once
 
 #include <chrono>

@@ -93,7 +93,8 @@ bool DirectMap::find()
   shared.levels = 4;
   read(getpid(), std::span(&piece, 1)); // tells where the root of our page tables is
   const std::uint64_t highest = shared.root / kAlignment * kAlignment;
-  for (std::uint64_t below = 0; below < std::min<std::uint64_t>(shared.memory_end, highest); below += kAlignment) {
+  for (std::uint64_t below = 0; below < std::min<std::uint64_t>(shared.memory_end, highest);
+       below += kAlignment) {
     for (const std::uint32_t levels : {4u, 5u}) {
       shared.direct_map = highest - below;
       shared.levels = levels;
