@@ -33,8 +33,8 @@ public:
 
   // The kernel half has seen its long-lived contexts grow.
   void grew(const ProcessId &process, Time now);
-  // Those that are to have their starts probed.
-  const std::set<ProcessId> &wanted() const { return wanted_; }
+  // Those that are to have their starts probed; a copy: who turns out to be gone is forgotten.
+  std::set<ProcessId> wanted() const { return wanted_; }
   // Those that no longer are: they have stopped growing.
   std::vector<ProcessId> over(Time now);
   // The process is gone, or cannot be probed.

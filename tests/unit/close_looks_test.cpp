@@ -81,5 +81,19 @@ TEST_F(CloseLooksTest, a_place_that_gets_free_is_taken_by_who_still_grows)
   EXPECT_THAT(looks_.wanted(), ElementsAre(two_, three_));
 }
 
+// As whoever attaches finds out.
+TEST_F(CloseLooksTest, those_who_are_gone_are_forgotten_while_the_others_are_gone_through)
+{
+  grow(one_, seconds(2));
+  grow(two_, seconds(2));
+  std::size_t seen = 0;
+  for (const auto &process : looks_.wanted()) {
+    ++seen;
+    looks_.forget(process);
+  }
+  EXPECT_EQ(seen, 2u);
+  EXPECT_THAT(looks_.wanted(), IsEmpty());
+}
+
 } // namespace
 } // namespace pgmemtrace::test
