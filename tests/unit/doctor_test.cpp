@@ -141,6 +141,29 @@ TEST(Doctor, says_that_settle_needs_no_trap)
   EXPECT_EQ(settle()["tracepoint"], nullptr);
 }
 
+TEST(Doctor, says_whether_peaks_are_sampled)
+{
+  auto report = good();
+  report.calibration->send_seconds = 0.04e-6;
+  EXPECT_THAT(text(report), HasSubstr("  peaks: at the end of every statement"));
+  EXPECT_EQ(object(report)["binaries"][0]["samples"], false);
+  report.binaries[0].tells_statements = true;
+  EXPECT_THAT(text(report), HasSubstr("  peaks: sampled"));
+  EXPECT_EQ(object(report)["binaries"][0]["samples"], true);
+  report.calibration->send_seconds = 0; // an older kernel
+  EXPECT_EQ(object(report)["binaries"][0]["samples"], false);
+}
+
+TEST(Doctor, says_how_sweeps_read)
+{
+  auto report = good();
+  EXPECT_THAT(text(report), HasSubstr("direct reads (sweep)       yes"));
+  EXPECT_EQ(object(report)["kernel"]["direct_reads"], true);
+  report.no_direct_reads = Error{"read page tables", ENOTSUP, {}};
+  EXPECT_THAT(text(report), HasSubstr("no, by process_vm_readv: read page tables"));
+  EXPECT_EQ(object(report)["kernel"]["direct_reads"], false);
+}
+
 TEST(Doctor, prints_the_plan_of_one_build_once)
 {
   auto report = good();

@@ -81,12 +81,10 @@ std::uint64_t postgres_timestamp_now()
       duration_cast<microseconds>(system_clock::now() - kEpoch).count());
 }
 
-// The contexts of a statement are known by variables; and a program of this kind may have our maps
-// since 6.1, of which a tracepoint of 6.3 is a sign.
-bool can_sample(const Binary::Globals &globals)
+// A program of this kind may have our maps since 6.1, of which a tracepoint of 6.3 is a sign.
+bool kernel_samples()
 {
-  return globals.top_transaction_context && globals.portal_context && globals.message_context &&
-         libbpf_find_vmlinux_btf_id(PGMT_ANSWER_TRACEPOINT, BPF_TRACE_RAW_TP) > 0;
+  return libbpf_find_vmlinux_btf_id(PGMT_ANSWER_TRACEPOINT, BPF_TRACE_RAW_TP) > 0;
 }
 
 // Of every CPU that is there now; -1: none, errno says why.
@@ -170,7 +168,7 @@ Result<Probes> Probes::load(const Binary &binary, Plan plan, KernelMaps &maps, O
     knobs.task_mm = task->mm;
     knobs.mm_brk = task->mm_brk;
   }
-  options.samples &= task && can_sample(globals);
+  options.samples &= task && globals.tell_statements() && kernel_samples();
   bpf_program__set_autoload(object->progs.sampled, options.samples);
   const auto &tag = binary.layout.tag;
   const auto tags = {tag.aset, tag.generation, tag.slab, tag.bump ? tag.bump : tag.aset};

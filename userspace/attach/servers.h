@@ -50,6 +50,11 @@ struct Binary {
     {
       return my_proc_port && message_context && current_memory_context && debug_query_string;
     }
+    // Those that lead to what a statement holds while it runs: bpf/sample.bpf.h.
+    bool tell_statements() const
+    {
+      return top_transaction_context && portal_context && message_context;
+    }
   } globals{};
   Result<DsmVariables> dsm_variables = Error{"look for dynamic shared memory", 0, {}};
 };

@@ -64,7 +64,7 @@ void examine_servers(const Selection &selection, DoctorReport &report)
   for (const auto &binary : list->binaries())
     report.binaries.push_back({binary->path, binary->version, binary->build_id,
                                plan_probes(*binary->elf), frame_pointers(*binary->elf),
-                               binary->globals.tell_answers()});
+                               binary->globals.tell_answers(), binary->globals.tell_statements()});
 }
 
 } // namespace

@@ -36,7 +36,8 @@ struct DoctorReport {
     std::string path, version, build_id;
     Plan plan;
     FramePointers frame_pointers;
-    bool tells_answers = false; // Binary::Globals::tell_answers()
+    bool tells_answers = false;    // Binary::Globals::tell_answers()
+    bool tells_statements = false; // ... tell_statements()
   };
 
   std::string selection; // DoctorOptions::pid

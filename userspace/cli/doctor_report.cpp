@@ -54,12 +54,23 @@ std::string yes_no(bool value) { return value ? "yes" : "no"; }
 
 std::string microseconds(double seconds) { return fmt::format("{:.2f} us", seconds * 1e6); }
 
+// Of a kernel that has the one that we use: 6.3 and newer.
+bool has_tracepoint(const DoctorReport &report)
+{
+  return report.calibration && report.calibration->send_seconds > 0;
+}
+
 // Is it seen by the kernel's tracepoint behind each send, and its site not probed?
 bool is_answer(const DoctorReport &report, const DoctorReport::Binary &binary,
                const ProbeSite &site)
 {
-  return site.probe == PGMT_PROBE_SETTLE && binary.tells_answers && report.calibration &&
-         report.calibration->send_seconds > 0;
+  return site.probe == PGMT_PROBE_SETTLE && binary.tells_answers && has_tracepoint(report);
+}
+
+// Are peaks seen by the clock, and not at the end of each statement?
+bool is_sampled(const DoctorReport &report, const DoctorReport::Binary &binary)
+{
+  return binary.tells_statements && has_tracepoint(report);
 }
 
 // What a hit costs in a busy server; nothing before it was calibrated.
@@ -223,6 +234,11 @@ void print_plan(const DoctorReport &report, const DoctorReport::Binary &binary, 
   for (const UnplacedProbe &probe : binary.plan.unplaced)
     fmt::print(out, "  not placed: {} at {}: {}\n", name_of(probe.probe), probe.function,
                probe.reason);
+  out << (is_sampled(report, binary)
+              ? "  peaks: sampled by the clock of each CPU, without a trap; start, end and utility "
+                "are probed in processes that grow\n"
+              : "  peaks: at the end of every statement; start and utility are probed in processes "
+                "that grow\n");
   if (const auto &kept = binary.frame_pointers; kept.functions > 0)
     fmt::print(out, "  frame pointers: {} ({} of {} functions looked at keep them); {}\n",
                yes_no(kept.kept()), kept.keeping, kept.functions,
@@ -304,6 +320,7 @@ json plan_json(const DoctorReport &report, const DoctorReport::Binary &binary)
           {"build_id", binary.build_id},
           {"frame_pointers",
            binary.frame_pointers.functions == 0 ? json() : json(binary.frame_pointers.kept())},
+          {"samples", is_sampled(report, binary)},
           {"probes", std::move(probes)}};
 }
 
