@@ -284,6 +284,23 @@ TEST(Windows, gather_the_queries_of_every_look_in_between)
   EXPECT_EQ(found->front().query, "SELECT leak()");
 }
 
+// Its growth becomes known when it is over, in the window.
+TEST(Windows, do_not_blame_the_statement_that_opened_them)
+{
+  FakeProcess process(1);
+  Windows windows;
+  process.values().activity.in_statement = true;
+  process.values().activity.current_query = "SELECT pgmemtrace.begin()";
+  windows.begin(shared(process.advance(1).take()), {});
+  process.values().activity = {};
+  process.values().activity.growth = {{.query = "SELECT pgmemtrace.begin()", .bytes = 8192}};
+  windows.saw(process.advance(1).take());
+  process.set("TopMemoryContext|my_extension", 1, 50'000, 50'000);
+  const auto found = windows.end(process.advance(1).take(), {});
+  ASSERT_TRUE(found && found->size() == 1);
+  EXPECT_EQ(found->front().query, "");
+}
+
 TEST(Windows, judge_dynamic_shared_memory_by_themselves)
 {
   FakeProcess process(1);

@@ -47,8 +47,10 @@ void Windows::saw(const ProcessSnapshot &process)
   if (window == open_.end())
     return;
   auto &growth = window->second.growth;
+  // The statement that opened the window ends in it: what it grows, loading us, is nobody's leak.
+  const auto &opening = window->second.before->activity.current_query;
   for (const QueryGrowth &query : process.activity.growth)
-    if (growth.size() < kMaxQueries)
+    if (growth.size() < kMaxQueries && (query.query.empty() || query.query != opening))
       growth.push_back(query);
 }
 
