@@ -68,7 +68,7 @@ std::optional<Session> connect_at_distance(const PostgresCluster &cluster, const
                                            pid_t distance)
 {
   const pid_t wanted = one.backend_pid() % distance;
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 100; ++i) {
     for (int taken = 0; taken < 2 * distance && (take_number() + 1) % distance != wanted;)
       ++taken;
     if (auto session = cluster.connect(); session.backend_pid() % distance == wanted)
