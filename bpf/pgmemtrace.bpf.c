@@ -977,10 +977,11 @@ static __noinline void walk_statement(struct pgmt_process *p, struct pgmt_walk *
 
 /* ---- query text ---- */
 
-static __always_inline void copy_query(struct pgmt_process *p, __u64 text)
+/* `into` has room for PGMT_QUERY_LEN bytes. */
+static __always_inline void read_text(char *into, __u64 text)
 {
-	if (bpf_probe_read_user_str(p->query, sizeof(p->query), (void *)text) < 0) {
-		p->query[0] = 0;
+	if (bpf_probe_read_user_str(into, PGMT_QUERY_LEN, (void *)text) < 0) {
+		into[0] = 0;
 		lose(PGMT_LOSS_READ_TEXT);
 	}
 }
@@ -995,7 +996,7 @@ static __noinline void capture_text(struct pgmt_process *p, __u64 planned, __u64
 			    (void *)(planned + FIELD(PlannedStmt, stmt_location)));
 	bpf_probe_read_user(&p->stmt_len, sizeof(p->stmt_len),
 			    (void *)(planned + FIELD(PlannedStmt, stmt_len)));
-	copy_query(p, text);
+	read_text(p->query, text);
 }
 
 static __always_inline void capture_query(struct pgmt_process *p, __u64 query_desc)
@@ -1004,10 +1005,16 @@ static __always_inline void capture_query(struct pgmt_process *p, __u64 query_de
 		     read_word(query_desc + FIELD(QueryDesc, sourceText)));
 }
 
-/*
- * What pg_stat_activity says: at settle all else of the request is gone.  The whole text of
- * the last query string.
- */
+/* What pg_stat_activity says: the whole text of the last query string, and its id. */
+static __always_inline void read_activity(__u64 entry, __u64 *query_id, char *text)
+{
+	*query_id = 0;
+	if (bpf_core_field_exists(struct PgBackendStatus, st_query_id)) /* 14 and newer */
+		*query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
+	read_text(text, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));
+}
+
+/* At settle all else of the request is gone. */
 static __noinline void capture_activity(struct pgmt_process *p)
 {
 	__u64 entry;
@@ -1018,12 +1025,9 @@ static __noinline void capture_activity(struct pgmt_process *p)
 	if (!entry)
 		return;
 	p->text_request = p->requests + 1;
-	p->query_id = 0;
-	if (bpf_core_field_exists(struct PgBackendStatus, st_query_id)) /* 14 and newer */
-		p->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
 	p->stmt_location = 0;
 	p->stmt_len = 0;
-	copy_query(p, read_word(entry + FIELD(PgBackendStatus, st_activity_raw)));
+	read_activity(entry, &p->query_id, p->query);
 }
 
 /* The client's statement that runs. */
@@ -1093,7 +1097,7 @@ static __noinline void send_growth(struct pgmt_process *p, __u64 now)
 }
 
 /* Into the event itself: whoever was interrupted may be writing the slot's text. */
-static __always_inline void read_activity(struct pgmt_process *p, struct pgmt_peak_event *e)
+static __always_inline void put_activity(struct pgmt_process *p, struct pgmt_peak_event *e)
 {
 	__u64 entry = backend_status(p);
 
@@ -1101,16 +1105,8 @@ static __always_inline void read_activity(struct pgmt_process *p, struct pgmt_pe
 	e->stmt_location = 0;
 	e->stmt_len = 0;
 	e->query[0] = 0;
-	if (!entry)
-		return;
-	if (bpf_core_field_exists(struct PgBackendStatus, st_query_id)) /* 14 and newer */
-		e->query_id = read_word(entry + FIELD(PgBackendStatus, st_query_id));
-	if (bpf_probe_read_user_str(
-		e->query, sizeof(e->query),
-		(void *)read_word(entry + FIELD(PgBackendStatus, st_activity_raw))) < 0) {
-		e->query[0] = 0;
-		lose(PGMT_LOSS_READ_TEXT);
-	}
+	if (entry)
+		read_activity(entry, &e->query_id, e->query);
 }
 
 /* `captured`: its text is in the slot; else it is what pg_stat_activity shows. */
@@ -1134,7 +1130,7 @@ static __noinline void send_peak(struct pgmt_process *p, struct pgmt_walk *w, bo
 	if (captured)
 		COPY_STATEMENT(e, p, true);
 	else
-		read_activity(p, e);
+		put_activity(p, e);
 	bpf_ringbuf_submit(e, 0);
 }
 

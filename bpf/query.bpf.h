@@ -90,7 +90,7 @@ static __noinline void read_statement(struct pgmt_process *p, __u64 planned, __u
 	capture_text(p, planned, text);
 	p->text_request = 0; /* no event is to take it for the whole string */
 	if (p->stmt_location > 0)
-		copy_query(p, text + p->stmt_location);
+		read_text(p->query, text + p->stmt_location);
 	if (p->stmt_len > 0 && p->stmt_len < PGMT_QUERY_LEN)
 		p->query[p->stmt_len & (PGMT_QUERY_LEN - 1)] = 0;
 }
