@@ -253,7 +253,7 @@ TEST_F(KernelHalfTest, starts_can_be_left_and_taken_again)
   for (std::uint64_t round = 1; round <= 3; ++round) {
     ASSERT_TRUE(kernel.probes().attach_starts(pid));
     ASSERT_TRUE(kernel.probes().attach_starts(pid)); // once is enough
-    EXPECT_EQ(kernel.probes().starts_attached(), 1u);
+    EXPECT_EQ(kernel.probes().attached_sites(PGMT_PROBE_START), 1u);
     session.exec("SELECT 1");
     settle(kernel, session, 2 * round - 1);
     EXPECT_EQ(kernel.hits(session, PGMT_PROBE_START), round);
@@ -264,9 +264,9 @@ TEST_F(KernelHalfTest, starts_can_be_left_and_taken_again)
   }
   ASSERT_TRUE(kernel.probes().attach_starts(pid));
   ASSERT_TRUE(kernel.probes().set_level(Level::request));
-  EXPECT_EQ(kernel.probes().starts_attached(), 0u);
+  EXPECT_EQ(kernel.probes().attached_sites(PGMT_PROBE_START), 0u);
   ASSERT_TRUE(kernel.probes().attach_starts(pid)); // not at this level
-  EXPECT_EQ(kernel.probes().starts_attached(), 0u);
+  EXPECT_EQ(kernel.probes().attached_sites(PGMT_PROBE_START), 0u);
 }
 
 TEST_F(KernelHalfTest, starts_that_come_inside_a_statement_join_it)

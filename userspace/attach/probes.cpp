@@ -84,7 +84,10 @@ std::uint64_t postgres_timestamp_now()
 // A program of this kind may have our maps since 6.1, of which a tracepoint of 6.3 is a sign.
 bool kernel_samples()
 {
-  return libbpf_find_vmlinux_btf_id(PGMT_ANSWER_TRACEPOINT, BPF_TRACE_RAW_TP) > 0;
+  // The kernel's types are some megabytes: they are read once, not for each binary.
+  static const bool known =
+      libbpf_find_vmlinux_btf_id(PGMT_ANSWER_TRACEPOINT, BPF_TRACE_RAW_TP) > 0;
+  return known;
 }
 
 // Of every CPU that is there now; -1: none, errno says why.

@@ -67,7 +67,6 @@ public:
   // those that merely repeat themselves.  To be asked for again when the level has been lower.
   Result<> attach_starts(pid_t pid);
   void detach_starts(pid_t pid);
-  std::size_t starts_attached() const { return start_links_.size(); }
 
   // Level block for one process, whatever level() is; until it is detached.
   Result<> attach_blocks(pid_t pid);
