@@ -53,7 +53,7 @@ static __always_inline bool is_answer(struct bpf_raw_tracepoint_args *ctx, __u64
 
 /* Has no slot that we know by its pid: where its server was loaded; NULL: a stranger, or refused.
  */
-static __noinline __u64 *server_of(__u32 tgid)
+static __noinline __u64 *server_of(__u32 tgid, __u32 probe)
 {
 	__u32 parent = parent_tgid();
 	__u64 *load_bias = bpf_map_lookup_elem(&postmasters, &parent);
@@ -61,7 +61,7 @@ static __noinline __u64 *server_of(__u32 tgid)
 	if (load_bias && (!select_only || is_selected(tgid)))
 		return load_bias;
 	if (load_bias)
-		find_process(*load_bias); /* which tells the daemon of it */
+		find_process(*load_bias, probe); /* which tells the daemon of it */
 	strangers[tgid & (PGMT_HINTS - 1)] = stranger(tgid);
 	return NULL;
 }
@@ -69,10 +69,12 @@ static __noinline __u64 *server_of(__u32 tgid)
 /* A server's child, maybe at its first answer. */
 static __noinline struct pgmt_process *find_sender(struct bpf_raw_tracepoint_args *ctx, __u32 tgid)
 {
-	__u64 *load_bias = server_of(tgid);
+	__u64 *load_bias = server_of(tgid, PGMT_PROBE_SETTLE);
 	struct pgmt_client client = {};
 
-	return load_bias && is_answer(ctx, *load_bias, &client) ? find_process(*load_bias) : NULL;
+	if (!load_bias || !is_answer(ctx, *load_bias, &client))
+		return NULL;
+	return find_process(*load_bias, PGMT_PROBE_SETTLE);
 }
 
 /* The process whose answer was sent; NULL: it was none, or nobody's of ours. */

@@ -563,7 +563,7 @@ static __noinline struct pgmt_process *admit(__u64 load_bias, struct task_state 
 __u64 hints[PGMT_HINTS];
 
 /* By task storage, which ends with its task: a pid that comes again has none. */
-static __noinline struct pgmt_process *find_process(__u64 load_bias)
+static __noinline struct pgmt_process *find_process(__u64 load_bias, __u32 probe)
 {
 	struct task_state *task;
 	struct pgmt_process *p;
@@ -572,7 +572,10 @@ static __noinline struct pgmt_process *find_process(__u64 load_bias)
 	task = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), NULL,
 				    BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!task) {
-		lose(PGMT_LOSS_TASK_STORAGE);
+		/* A sample may interrupt the kernel in the making of such storage; the next one
+		 * will not. */
+		if (probe != PGMT_PROBE_SAMPLE)
+			lose(PGMT_LOSS_TASK_STORAGE);
 		return NULL;
 	}
 	if (task->slot) {
@@ -608,7 +611,7 @@ static __always_inline struct pgmt_process *process_of(struct pt_regs *ctx, __u3
 {
 	struct pgmt_process *p = known_process(bpf_get_current_pid_tgid() >> 32);
 
-	return p ? p : find_process(PT_REGS_IP(ctx) - link_address(ctx, probe));
+	return p ? p : find_process(PT_REGS_IP(ctx) - link_address(ctx, probe), probe);
 }
 
 #define SAMPLE_MAX_NS 100000

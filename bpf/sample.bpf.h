@@ -27,8 +27,8 @@ static __always_inline struct pgmt_process *running(__u32 tgid)
 	task = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), NULL, 0);
 	if (task && task->slot)
 		return process_in(task->slot - 1, tgid);
-	load_bias = server_of(tgid);
-	return load_bias ? find_process(*load_bias) : NULL;
+	load_bias = server_of(tgid, PGMT_PROBE_SAMPLE);
+	return load_bias ? find_process(*load_bias, PGMT_PROBE_SAMPLE) : NULL;
 }
 
 /* Once per request, and again when it has become a quarter more. */
