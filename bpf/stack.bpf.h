@@ -117,15 +117,21 @@ static __always_inline __u64 read_piece(struct piece *piece, __u64 at)
 /*
  * Where frame pointers lead to, behind the `n` addresses that are there; returns how many there are
  * then.  bpf_get_stack does the same, but reads each word by itself, and each such read is guarded.
+ * A caller's frame lies above its callee's; what does not is none.  Such an end is common: code
+ * that starts a process keeps no frame pointer.  To read there would be a page fault.
  */
 static __noinline __u32 follow_frames(struct pgmt_stack *stack, struct piece *piece, __u64 frame,
 				      __u32 n)
 {
-	__u64 begin = 0, size = 0, at;
+	__u64 begin = 0, size = 0, callee = 0, at;
 
 	if (!stack)
 		return 0;
 	for (; piece && n < PGMT_STACK_FRAMES; n++) {
+		/* Not compared with each other: the verifier would tell each turn from the last. */
+		if ((__s64)(frame - callee) <= 0 || frame % sizeof(frame))
+			break;
+		callee = frame;
 		at = frame - begin;
 		if (at + FRAME_BYTES > size || at > PIECE_BYTES - FRAME_BYTES) {
 			size = read_piece(piece, frame);

@@ -177,6 +177,21 @@ TEST_F(BlockTest, gains_less_returns_are_the_change_of_mem_allocated)
   EXPECT_EQ(kernel->lost(PGMT_LOSS_STACK), 0u);
 }
 
+// A site that the planner found no proof for has none.
+TEST_F(BlockTest, a_recording_says_what_it_could_not_see)
+{
+  auto session = cluster().connect();
+  const auto without_returns = [](Plan &plan) {
+    std::erase_if(plan.sites, [](const ProbeSite &site) {
+      return site.block && site.block->kind == PGMT_SITE_RETURN;
+    });
+  };
+  Kernel kernel(cluster(), Level::block, {}, {.record_all = true}, true, without_returns);
+  work(session, "unseen");
+  EXPECT_GT(kernel.lost(PGMT_LOSS_BLOCKS_UNSEEN), 0u);
+  EXPECT_EQ(kernel.lost(PGMT_LOSS_READ_BLOCK), 0u);
+}
+
 // Without probes where blocks alone are returned.
 TEST_F(BlockTest, what_a_context_returned_is_known_at_its_next_gain)
 {

@@ -2,6 +2,7 @@
 // kernel.h - the kernel half on a test's server, without the daemon around it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -20,8 +21,11 @@ namespace pgmemtrace::test {
 // statements are seen from their start as by the daemon: in processes of Probes::attach_starts().
 class Kernel {
 public:
+  using ChangePlan = std::function<void(Plan &)>; // before it is loaded
+
   Kernel(const PostgresCluster &cluster, Level level, KernelMaps::Options options = {},
-         Probes::Options probes_options = {}, bool every_start = true)
+         Probes::Options probes_options = {}, bool every_start = true,
+         const ChangePlan &change_plan = {})
       : maps_(options)
   {
     Selection selection;
@@ -33,7 +37,10 @@ public:
     const auto &binary = *servers_->binaries().front();
     probes_options.binary_index = 1;
     probes_options.every_start = every_start;
-    auto probes = Probes::load(binary, plan_probes(*binary.elf), maps_, std::move(probes_options));
+    auto plan = plan_probes(*binary.elf);
+    if (change_plan)
+      change_plan(plan);
+    auto probes = Probes::load(binary, std::move(plan), maps_, std::move(probes_options));
     if (!probes)
       throw std::runtime_error(to_string(probes.error()));
     probes_ = std::make_unique<Probes>(std::move(*probes));
