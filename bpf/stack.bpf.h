@@ -128,10 +128,12 @@ static __noinline __u32 follow_frames(struct pgmt_stack *stack, struct piece *pi
 	if (!stack)
 		return 0;
 	for (; piece && n < PGMT_STACK_FRAMES; n++) {
-		/* Not compared with each other: the verifier would tell each turn from the last. */
-		if ((__s64)(frame - callee) <= 0 || frame % sizeof(frame))
+		/* Neither compared with each other nor known to be the same value: the verifier
+		 * would tell each turn from the last, a million of instructions. */
+		if ((__s64)(frame - callee) <= 0)
 			break;
 		callee = frame;
+		barrier_var(callee);
 		at = frame - begin;
 		if (at + FRAME_BYTES > size || at > PIECE_BYTES - FRAME_BYTES) {
 			size = read_piece(piece, frame);
