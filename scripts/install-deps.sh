@@ -63,6 +63,10 @@ if [[ $ID == ubuntu ]] && ! apt-cache show bpftool >/dev/null 2>&1; then
   build=("${build[@]/#bpftool/linux-tools-generic}")
 fi
 
+if [[ $ID == debian ]]; then
+  test+=(chromium) # report's page, as a reader sees it; Ubuntu has it as a snap alone
+fi
+
 # --- what is wanted, and what of it is missing ---
 
 list_only=
