@@ -572,8 +572,8 @@ static __noinline struct pgmt_process *find_process(__u64 load_bias, __u32 probe
 	task = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), NULL,
 				    BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!task) {
-		/* A sample may interrupt the kernel in the making of such storage; the next one
-		 * will not. */
+		/* None is made for a sample that interrupts the making of others: nothing is lost,
+		 * the process is met by the next one. */
 		if (probe != PGMT_PROBE_SAMPLE)
 			lose(PGMT_LOSS_TASK_STORAGE);
 		return NULL;

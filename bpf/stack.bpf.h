@@ -129,7 +129,7 @@ static __noinline __u32 follow_frames(struct pgmt_stack *stack, struct piece *pi
 		return 0;
 	for (; piece && n < PGMT_STACK_FRAMES; n++) {
 		/* Neither compared with each other nor known to be the same value: the verifier
-		 * would tell each turn from the last, a million of instructions. */
+		 * would tell each turn from the last, a million instructions long. */
 		if ((__s64)(frame - callee) <= 0)
 			break;
 		callee = frame;
