@@ -118,7 +118,7 @@ static __always_inline __u64 read_piece(struct piece *piece, __u64 at)
  * Where frame pointers lead to, behind the `n` addresses that are there; returns how many there are
  * then.  bpf_get_stack does the same, but reads each word by itself, and each such read is guarded.
  * A caller's frame lies above its callee's; what does not is none.  Such an end is common: code
- * that starts a process keeps no frame pointer.  To read there would be a page fault.
+ * that starts a process keeps no frame pointer.  To read there costs more than the walk.
  */
 static __noinline __u32 follow_frames(struct pgmt_stack *stack, struct piece *piece, __u64 frame,
 				      __u32 n)
