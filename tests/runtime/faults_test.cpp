@@ -5,6 +5,7 @@
 // Nothing may be lost in silence: what was not counted is in a counter of losses.
 #include <atomic>
 #include <csignal>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -338,6 +339,45 @@ TEST_F(FaultsTest, a_server_that_ends_before_it_is_probed_spares_the_others)
     ADD_FAILURE() << to_string(error);
   ASSERT_NE(attachments.find(binary), nullptr);
   EXPECT_EQ(attachments.find(binary)->probes.level(), Level::request);
+}
+
+// A clock goes with its CPU.  Where none can be had, statements that hold much are seen at their
+// end.
+TEST_F(FaultsTest, samples_are_taken_on_the_cpus_that_are_online)
+{
+  const DataDirectory folder;
+  const auto list = folder.path() + "/online";
+  std::ofstream(list) << "\n";
+  auto servers = ServerList::find(
+      {.selection = {.pids = {cluster().postmaster_pid()}}, .postgres_btf = {}, .proc = Proc()});
+  ASSERT_TRUE(servers) << to_string(servers.error());
+  KernelMaps maps({});
+  Attachments attachments(maps, {.level = Level::statement,
+                                 .selection = {.pids = {cluster().postmaster_pid()}},
+                                 .postgres_btf = {},
+                                 .online_cpus = list,
+                                 .governor = {}});
+  const auto follow = [&] {
+    for (const auto &error : attachments.follow(*servers, servers->refresh()))
+      ADD_FAILURE() << to_string(error);
+    return attachments.find(servers->binaries().front().get());
+  };
+  const auto *attachment = follow();
+  ASSERT_NE(attachment, nullptr);
+  const auto &probes = attachment->probes;
+  EXPECT_EQ(probes.attached_sites(PGMT_PROBE_SAMPLE), 0u);
+  EXPECT_EQ(probes.attached_sites(PGMT_PROBE_END), 0u);
+
+  std::ofstream(list) << std::ifstream(kOnlineCpus).rdbuf();
+  follow();
+  EXPECT_EQ(probes.attached_sites(PGMT_PROBE_SAMPLE), cpus_in(list)->size());
+  EXPECT_EQ(probes.attached_sites(PGMT_PROBE_END), 0u);
+
+  std::ofstream(list) << "none that we can read\n";
+  follow();
+  EXPECT_EQ(probes.attached_sites(PGMT_PROBE_SAMPLE), 0u);
+  EXPECT_GT(probes.attached_sites(PGMT_PROBE_END), 0u);
+  EXPECT_EQ(probes.level(), Level::statement);
 }
 
 // ---- trees beyond all measure

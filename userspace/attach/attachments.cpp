@@ -84,7 +84,8 @@ Result<> Attachments::attach(const Binary &binary, const ServerList &servers)
                           .heap = options_.heap,
                           .frame_pointers = frame_pointers(*binary.elf).kept(),
                           .uprobe_multi = options_.uprobe_multi,
-                          .postgres_btf = options_.postgres_btf};
+                          .postgres_btf = options_.postgres_btf,
+                          .online_cpus = options_.online_cpus};
   auto plan = plan_probes(*binary.elf);
   binary.elf->drop_bytes(); // only planning needs its code
   auto probes = Probes::load(binary, std::move(plan), maps_, std::move(options));
@@ -193,6 +194,10 @@ std::vector<Error> Attachments::follow(const ServerList &servers,
     if (auto *attachment = find(binary))
       if (auto introduced = introduce(servers, *binary, attachment->probes); !introduced)
         errors.push_back(introduced.error());
+
+  for (const auto &attachment : attached_)
+    if (auto followed = attachment->probes.follow_cpus(); !followed)
+      errors.push_back(followed.error());
 
   for (const auto &gone : changes.vanished) {
     if (selected_.erase(gone.pid))

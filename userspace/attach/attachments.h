@@ -38,6 +38,7 @@ public:
     bool heap = false; // of every process that is found, up to kMaxHeaps at a time
     bool uprobe_multi = true;
     std::string postgres_btf;
+    std::string online_cpus = kOnlineCpus;
     Governor::Options governor; // `wanted` is taken from `level`
   };
 
@@ -54,7 +55,8 @@ public:
   Result<> start(const ServerList &servers, const std::function<void(const Error &)> &warn);
 
   // Follows the servers: attaches to binaries that came, lets go of those that nobody runs any
-  // more, selects processes, puts the xact probe on those that never settle.  Each error is
+  // more, selects processes, puts the xact probe on those that never settle, samples on the CPUs
+  // that are online.  Each error is
   // returned once; a binary that cannot be probed is watched by the sweep alone.
   std::vector<Error> follow(const ServerList &servers, const ServerList::Changes &changes);
 

@@ -7,9 +7,7 @@
 #include <iterator>
 
 #include <fcntl.h>
-#include <linux/perf_event.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -17,6 +15,7 @@
 #include <fmt/format.h>
 
 #include "attach/layout.h"
+#include "attach/sample_clock.h"
 #include "attach/task_struct.h"
 #include "pgmemtrace.skel.h"
 #include "util/clock.h"
@@ -88,20 +87,6 @@ bool kernel_samples()
   static const bool known =
       libbpf_find_vmlinux_btf_id(PGMT_ANSWER_TRACEPOINT, BPF_TRACE_RAW_TP) > 0;
   return known;
-}
-
-// Of every CPU that is there now; -1: none, errno says why.
-UniqueFd open_clock(int cpu)
-{
-  constexpr std::uint64_t kPeriodNs = 10'100'000; // not in step with what is done every 10 ms
-  perf_event_attr clock{};
-  clock.size = sizeof(clock);
-  clock.type = PERF_TYPE_SOFTWARE;
-  clock.config = PERF_COUNT_SW_CPU_CLOCK;
-  clock.sample_period = kPeriodNs;
-  clock.exclude_idle = 1;
-  return UniqueFd(
-      static_cast<int>(syscall(SYS_perf_event_open, &clock, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)));
 }
 
 // libbpf takes the BTF of the types that we relocate against by path only.
@@ -298,14 +283,17 @@ bool Probes::attach_answers(std::vector<Link> &into)
   return answers_;
 }
 
+// False: some CPU has no clock to give.
 bool Probes::attach_samples(std::vector<Link> &into)
 {
+  const auto cpus = cpus_in(options_.online_cpus);
+  if (!cpus)
+    return false;
   std::vector<Link> links;
-  const auto cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_CONF));
-  for (int cpu = 0; cpu < cpus; ++cpu) {
-    auto clock = open_clock(cpu);
+  for (const int cpu : *cpus) {
+    auto clock = open_sample_clock(cpu);
     if (!clock && errno == ENODEV)
-      continue; // it is offline
+      continue; // it has just been taken offline
     if (!clock)
       return false;
     Link link(bpf_program__attach_perf_event(object_->progs.sampled, clock.get()));
@@ -314,8 +302,20 @@ bool Probes::attach_samples(std::vector<Link> &into)
     (void)clock.release(); // the link's now
     links.push_back(std::move(link));
   }
+  sampled_cpus_ = *cpus;
   std::ranges::move(links, std::back_inserter(into));
   return true;
+}
+
+Result<> Probes::follow_cpus()
+{
+  const auto samples = links_.find(PGMT_PROBE_SAMPLE);
+  if (samples == links_.end() || cpus_in(options_.online_cpus) == sampled_cpus_)
+    return Ok{};
+  std::vector<Link> links;
+  options_.samples = attach_samples(links);
+  samples->second = std::move(links);
+  return options_.samples ? Ok{} : set_level(level_); // which has the ends of all statements then
 }
 
 Result<> Probes::add_server(pid_t postmaster, std::uint64_t load_bias)

@@ -19,6 +19,7 @@
 #include "attach/heap_functions.h"
 #include "attach/kernel_maps.h"
 #include "attach/planner.h"
+#include "attach/sample_clock.h"
 #include "attach/servers.h"
 #include "snapshot/snapshot.h"
 #include "util/file.h"
@@ -50,6 +51,7 @@ public:
     bool samples = true;      // peaks by the clock, if ...; else at the ends of all statements
     bool answers = true;      // settle where the answer is sent, if this kernel and build let us
     std::string postgres_btf; // --postgres-btf; empty: the built-in layout of the major
+    std::string online_cpus = kOnlineCpus; // the kernel's list of those to sample on
   };
 
   // Loads, attaches nothing.  Error: the verifier's or the kernel's reason.
@@ -61,6 +63,9 @@ public:
   // says: lower, never half.
   Result<> set_level(Level level);
   Level level() const { return level_; }
+
+  // CPUs come online and go: samples are taken on those that are there now.
+  Result<> follow_cpus();
 
   // Where the statements of one process start and end, from level statement on: which part of a
   // request it was that grew.  All processes have settle and are sampled, without a trap: so do
@@ -138,6 +143,7 @@ private:
   Plan plan_;
   Options options_;
   bool answers_ = false;
+  std::vector<int> sampled_cpus_;
   std::set<pid_t> postmasters_;
   Level level_ = Level::sweep;
   std::uint64_t statements_since_ = UINT64_MAX;
