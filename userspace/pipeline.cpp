@@ -624,6 +624,7 @@ Snapshot Pipeline::assemble() const
 Health Pipeline::health() const
 {
   Health health{.overhead_budget_ratio = options_.attachments.governor.budget,
+                .direct_reads = direct_ != nullptr,
                 .sweep_seconds = sweep_seconds_,
                 .calibrated_hit_seconds = options_.calibration.emulated_seconds * kColdFactor};
   auto stats = sweep_stats_;

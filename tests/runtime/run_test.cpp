@@ -325,6 +325,19 @@ TEST_F(RunTest, falls_back_when_its_probes_cost_too_much_and_comes_back)
   EXPECT_TRUE(eventually([&] { return shows("statement", seen); }, std::chrono::seconds(60)));
 }
 
+TEST_F(RunTest, reads_directly_where_doctor_says_it_can_and_nobody_says_not_to)
+{
+  const auto doctor = pgmemtrace({"doctor", "--format", "json"});
+  const bool can = json::parse(doctor.out).at("kernel").at("direct_reads");
+  for (const bool wanted : {true, false}) {
+    auto daemon = watch_and_listen({"--direct-reads", wanted ? "on" : "off"});
+    ASSERT_TRUE(daemon && watches(*daemon));
+    EXPECT_EQ(metric(daemon->listen_port(), "pgmemtrace_direct_reads"), can && wanted ? 1 : 0);
+    EXPECT_GT(metric(daemon->listen_port(), "pgmemtrace_sweeps_total"), 0);
+    EXPECT_EQ(daemon->stop(), 0);
+  }
+}
+
 TEST_F(RunTest, loses_nothing_and_says_so)
 {
   auto daemon = watch({"--max-overhead", "off"});

@@ -68,6 +68,7 @@ inline Health health()
   out.read_errors = {{"sweep", 0}, {"walk", 0}};
   out.map_entries = {{"processes", {3, 4096}}, {"contexts", {300, 65536}}};
   out.overhead_budget_ratio = 0.05;
+  out.direct_reads = true;
   out.sweep_seconds = 0.002;
   out.sweeps = 4;
   out.calibrated_hit_seconds = 0.8e-6;

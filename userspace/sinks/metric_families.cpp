@@ -96,6 +96,11 @@ void Metrics::add_health(const Health &health, SeriesSet &out) const
              health.calibrated_hit_seconds);
   add_single(gauge("sweep_duration_seconds", "CPU time of the last round of sweeps.", {}),
              health.sweep_seconds);
+  add_single(gauge("direct_reads",
+                   "1: sweeps read through the kernel's direct map of memory; 0: by "
+                   "process_vm_readv, in three times the time.",
+                   {}),
+             health.direct_reads ? 1 : 0);
   add_single(counter("sweeps_total", "Processes whose contexts were read.", {}),
              rounds_.totals().at("sweeps"));
   add_single(counter("incomplete_snapshots_total",

@@ -210,8 +210,9 @@ struct Health {
   std::map<std::string, std::uint64_t> read_errors; // by site ("sweep", "boundary", "walk", "text")
   std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> map_entries; // name -> {used, max}
   double overhead_budget_ratio = 0;                                           // 0: off
-  double sweep_seconds = 0; // CPU time of the last round of sweeps
-  std::uint64_t sweeps = 0; // processes swept so far
+  bool direct_reads = false; // else by process_vm_readv alone
+  double sweep_seconds = 0;  // CPU time of the last round of sweeps
+  std::uint64_t sweeps = 0;  // processes swept so far
   std::uint64_t incomplete_snapshots = 0;
   double calibrated_hit_seconds = 0; // one empty emulated probe
 };
