@@ -147,6 +147,7 @@ struct task_state {
 	__u32 slot;    /* index in processes, plus one; 0: none */
 	__u32 refused; /* low half of selection_epoch when it was refused, plus one */
 	__u32 epoch;   /* of the level that its slot's state belongs to */
+	__u32 admitting;
 };
 
 struct {

@@ -205,7 +205,13 @@ static __noinline struct pgmt_process *find_process(__u64 load_bias, __u32 probe
 		}
 		task->slot = 0;
 	}
-	return admit(load_bias, task);
+	/* Interrupted by a sample, which would take a slot of its own. */
+	if (task->admitting)
+		return NULL;
+	task->admitting = 1;
+	p = admit(load_bias, task);
+	task->admitting = 0;
+	return p;
 }
 
 /* Mostly that is all there is to look at. */
