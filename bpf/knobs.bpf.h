@@ -71,5 +71,8 @@ volatile __u64 blocks_since;
 /* Level alloc: all methods have their probes.  0: these come or go one by one. */
 volatile __u32 methods_complete;
 
+/* Level malloc: nothing counts any more, while probes go one by one. */
+volatile __u32 heaps_closed;
+
 /* Raised whenever the level rose: between two values nobody knows what a process did. */
 volatile __u32 level_epoch;

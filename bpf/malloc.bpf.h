@@ -57,6 +57,12 @@ struct heap_call {
 	__u64 from, to;	   /* what is being cut */
 	__u64 seen, found; /* so far: mappings, and those that are concerned */
 	struct pgmt_stack stack;
+	/* Of stacks that frame pointers do not tell: */
+	struct pgmt_stack_place stack_place;
+	struct pgmt_growth_key copy_key;
+	struct pgmt_growth no_growth; /* all zero */
+	__u64 copies_ns;	      /* copies are paid for until then */
+	__u32 copies;		      /* taken so far */
 };
 
 struct {
@@ -86,33 +92,56 @@ static __always_inline __u64 caller(struct pt_regs *ctx)
 #endif
 }
 
-/* The function, its caller, and those above by frame pointers. */
+#define COPIES_MAX 8192 /* of one thread: each has a sum of its own */
+
+/*
+ * A call has to be counted now, since it may be freed before the daemon has seen the copy of its
+ * stack: under a number of its own, which the daemon is told with the copy.  Those that find no
+ * room for one the daemon counts, by what they are counted under.
+ */
+static __noinline void copy_call(struct pt_regs *ctx, struct heap_call *call)
+{
+	__u64 number;
+
+	if (!call || call->copies >= COPIES_MAX ||
+	    !copy_affordable(&call->copies_ns, bpf_ktime_get_ns()))
+		return;
+	number = bpf_get_current_pid_tgid() << 32 | (call->copies + 1); /* by thread */
+	call->copy_key.stack = call->chunk.key.stack;
+	if (copy_stack(ctx, &call->copy_key, &call->no_growth, number))
+		return;
+	call->chunk.key.stack.hash = number;
+	call->copies++;
+}
+
+/* The function, its caller, and those above by frame pointers, if these tell. */
 static __noinline void capture_call(struct pt_regs *ctx, struct heap_call *call)
 {
 	struct pgmt_stack_key *key;
+	struct pgmt_stack *known;
 	struct piece *piece;
-	__u32 frames;
 
 	if (!call)
 		return;
 	piece = bpf_task_storage_get(&thread_pieces, bpf_get_current_task_btf(), NULL,
 				     BPF_LOCAL_STORAGE_GET_F_CREATE);
 	key = &call->chunk.key.stack;
+	call->stack.at_entry = 1;
 	call->stack.ip[0] = PT_REGS_IP(ctx);
 	call->stack.ip[1] = caller(ctx);
-	frames = follow_frames(&call->stack, piece, PT_REGS_FP(ctx), 2);
-	if (frames <= 2)
-		lose(PGMT_LOSS_STACK); /* the caller is known at least */
-	if (frames == PGMT_STACK_FRAMES)
+	if (follow_frames(&call->stack, piece, PT_REGS_FP(ctx), 2) == PGMT_STACK_FRAMES)
 		lose(PGMT_LOSS_STACK_CUT);
 	key->tgid = call->place.tgid;
 	key->hash = hash_of(&call->stack);
-	if (bpf_map_lookup_elem(&stacks, key))
+	known = bpf_map_lookup_elem(&stacks, key);
+	if (known && known->state == PGMT_STACK_PROVEN)
 		return;
-	if (bpf_map_update_elem(&stacks, key, &call->stack, BPF_ANY)) {
-		lose(PGMT_LOSS_STACKS_FULL);
-		key->hash = 0;
-	}
+	/* Before it is kept: where rbp is any number, so is what it leads to. */
+	call->stack_place.caller = call->stack.ip[1];
+	if (recall_stack(ctx, key, &call->stack_place, piece))
+		return;
+	(void)state_of_stack(key, &call->stack);
+	copy_call(ctx, call);
 }
 
 /* The statement, where this process's boundaries are watched. */
@@ -267,7 +296,7 @@ int heap_enter(struct pt_regs *ctx)
 	struct pgmt_heap *heap = bpf_map_lookup_elem(&heaps, &tgid);
 	struct heap_call *call;
 
-	if (!heap)
+	if (!heap || heaps_closed)
 		return 0;
 	call = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), NULL,
 				    BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -327,7 +356,7 @@ int heap_return(struct pt_regs *ctx)
 		return 0;
 	call->sp = 0;
 	heap = bpf_map_lookup_elem(&heaps, &tgid);
-	if (!heap)
+	if (!heap || heaps_closed)
 		return 0;
 	address = outcome(ctx, call);
 	if (call->kind == PGMT_HEAP_MMAP || call->kind == PGMT_HEAP_MREMAP ||

@@ -44,33 +44,31 @@ static __always_inline __u64 copy_pages(struct pgmt_stack_copy *copy)
 	return size;
 }
 
-/* May this process take one more copy now?  Then it is paid for. */
-static __always_inline bool copy_affordable(struct pgmt_process *p)
+/* May one more copy be taken now?  Then it is paid for, until `paid_until`. */
+static __always_inline bool copy_affordable(__u64 *paid_until, __u64 now)
 {
-	__u64 now = p->growth.last_ns;
-
-	if (p->copies_ns + copy_burst_ns < now)
-		p->copies_ns = now - copy_burst_ns;
-	if (p->copies_ns > now)
+	if (*paid_until + copy_burst_ns < now)
+		*paid_until = now - copy_burst_ns;
+	if (*paid_until > now)
 		return false;
-	p->copies_ns += copy_every_ns;
+	*paid_until += copy_every_ns;
 	return true;
 }
 
-/* Returns 0, or why there is none: enum pgmt_loss. */
-static __noinline __u32 copy_stack(struct pt_regs *ctx, struct pgmt_process *p)
+/* Returns 0, or why there is none: enum pgmt_loss.  `call`: see there. */
+static __noinline __u32 copy_stack(struct pt_regs *ctx, const struct pgmt_growth_key *key,
+				   const struct pgmt_growth *growth, __u64 call)
 {
 	struct pgmt_stack_copy *copy;
 
-	if (!p)
+	if (!key || !growth)
 		return PGMT_LOSS_STACK;
-	if (!copy_affordable(p))
-		return PGMT_LOSS_COPY_RATE;
 	copy = bpf_ringbuf_reserve(&stack_copies, sizeof(*copy), 0);
 	if (!copy)
 		return PGMT_LOSS_COPIES_FULL;
-	copy->key = p->growth_key;
-	copy->growth = p->growth;
+	copy->key = *key;
+	copy->growth = *growth;
+	copy->call = call;
 	copy->ip = PT_REGS_IP(ctx);
 	copy->sp = PT_REGS_SP(ctx);
 	copy->bp = PT_REGS_FP(ctx);
@@ -175,66 +173,91 @@ static __noinline bool walk_frames(struct pt_regs *ctx, struct pgmt_process *p)
 	return true;
 }
 
-/* What is known of the stack that walk_frames() found. */
-static __noinline __u64 state_of_stack(struct pgmt_process *p)
+/* What is known of the stack that frame pointers led to, whose hash is in `key`. */
+static __noinline __u32 state_of_stack(struct pgmt_stack_key *key, const struct pgmt_stack *stack)
 {
-	struct pgmt_stack_key *key;
 	struct pgmt_stack *known;
 
-	if (!p)
+	if (!key || !stack)
 		return PGMT_STACK_BROKEN;
-	key = &p->growth_key.stack;
 	known = bpf_map_lookup_elem(&stacks, key);
 	if (known)
 		return known->state;
-	if (bpf_map_update_elem(&stacks, key, &p->stack, BPF_ANY)) { /* unchecked */
+	if (bpf_map_update_elem(&stacks, key, stack, BPF_ANY)) { /* unchecked */
 		lose(PGMT_LOSS_STACKS_FULL);
 		key->hash = 0;
 	}
 	return PGMT_STACK_UNCHECKED;
 }
 
-static __noinline bool is_same(const struct pgmt_known_stack *known, __u64 sp)
+struct recall {
+	struct pgmt_stack_key *key;
+	struct pgmt_stack_place *place;
+	struct piece *piece; /* of the stack, from sp on */
+	__u64 words;	     /* in there */
+	bool found;
+};
+
+static __always_inline bool is_same(const struct pgmt_known_stack *known,
+				    const struct recall *recall)
 {
-	if (!known)
-		return false;
-	for (int i = 0; i < PGMT_STACK_FRAMES; i++) {
-		if (!known->ip[i])
+	__s64 beyond;
+	__u64 at;
+	__u32 i = 0;
+
+	/* One loop for both takes the verifier twice as long. */
+	for (; i < PGMT_STACK_FRAMES && known->ip[i]; i++) {
+		at = known->at[i];
+		beyond = at - recall->words;
+		barrier_var(beyond); /* the verifier would tell all that `words` may be apart */
+		if (beyond >= 0)
 			break;
-		if (read_word(sp + known->at[i] * 8) != known->ip[i])
+		if (recall->piece->words[at & (PIECE_BYTES / 8 - 1)] != known->ip[i])
 			return false;
 	}
+	for (; i < PGMT_STACK_FRAMES && known->ip[i]; i++)
+		if (read_word(recall->place->sp + known->at[i] * 8) != known->ip[i])
+			return false;
 	return true;
 }
 
-/* Was this stack unwound before?  Then its hash is in growth_key. */
-static __noinline bool recall_stack(struct pt_regs *ctx, struct pgmt_process *p)
+static long recall_way(__u64 way, struct recall *recall)
 {
 	struct pgmt_known_stack *known;
+
+	recall->place->way = way;
+	known = bpf_map_lookup_elem(&known_stacks, recall->place);
+	if (!known)
+		return 1;
+	if (!way)
+		recall->words = read_piece(recall->piece, recall->place->sp) / 8;
+	if (!is_same(known, recall))
+		return 0;
+	/* The daemon may have dropped it since: nobody referred to it. */
+	recall->key->hash = known->hash;
+	recall->found = bpf_map_lookup_elem(&stacks, recall->key);
+	return 1;
+}
+
+/*
+ * Was this stack unwound before?  Then its hash is in `key`.  `place`, whose caller is set, and
+ * `piece` are room.
+ */
+static __noinline bool recall_stack(struct pt_regs *ctx, struct pgmt_stack_key *key,
+				    struct pgmt_stack_place *place, struct piece *piece)
+{
+	struct recall recall = {.key = key, .place = place, .piece = piece};
 	__u64 walked;
 
-	if (!p)
+	if (!key || !place || !piece)
 		return false;
-	walked = p->growth_key.stack.hash;
-	p->place.tgid = p->tgid;
-	p->place.ip = PT_REGS_IP(ctx);
-	p->place.sp = PT_REGS_SP(ctx);
-	for (__u32 way = 0; way < PGMT_STACK_WAYS; way++) {
-		p->place.way = way;
-		known = bpf_map_lookup_elem(&known_stacks, &p->place);
-		if (!known)
-			break;
-		if (!is_same(known, p->place.sp))
-			continue;
-		/* The daemon may have dropped it since: nobody referred to it. */
-		p->growth_key.stack.hash = known->hash;
-		if (!bpf_map_lookup_elem(&stacks, &p->growth_key.stack))
-			break;
-		p->growth_key.stack.hash &= ~PGMT_HASH_UNWOUND;
-		return true;
-	}
-	p->growth_key.stack.hash = walked;
-	return false;
+	walked = key->hash;
+	place->tgid = key->tgid;
+	place->ip = PT_REGS_IP(ctx);
+	place->sp = PT_REGS_SP(ctx);
+	bpf_loop(PGMT_STACK_WAYS, recall_way, &recall, 0);
+	key->hash = recall.found ? key->hash & ~PGMT_HASH_UNWOUND : walked;
+	return recall.found;
 }
 
 /*
@@ -243,17 +266,19 @@ static __noinline bool recall_stack(struct pt_regs *ctx, struct pgmt_process *p)
  */
 static __noinline bool settle_stack(struct pt_regs *ctx, struct pgmt_process *p, bool walked)
 {
-	__u64 state = PGMT_STACK_BROKEN;
-	__u32 why;
+	__u32 state = PGMT_STACK_BROKEN, why;
 
 	if (!p)
 		return false;
 	if (walked)
-		state = state_of_stack(p);
+		state = state_of_stack(&p->growth_key.stack, &p->stack);
 	p->growth.proven = state == PGMT_STACK_PROVEN;
-	if (state == PGMT_STACK_PROVEN || recall_stack(ctx, p))
+	if (state == PGMT_STACK_PROVEN || recall_stack(ctx, &p->growth_key.stack, &p->place,
+						       bpf_map_lookup_elem(&pieces, &p->slot)))
 		return false;
-	why = copy_stack(ctx, p);
+	why = PGMT_LOSS_COPY_RATE;
+	if (copy_affordable(&p->copies_ns, p->growth.last_ns))
+		why = copy_stack(ctx, &p->growth_key, &p->growth, 0);
 	if (why && state == PGMT_STACK_BROKEN)
 		lose(why);
 	return !why;

@@ -3,8 +3,8 @@
 
 namespace pgmemtrace {
 
-void name_code(std::span<Violation> violations, const BlockReader &blocks,
-               const ServerList &servers, Symbolizer &symbols)
+void name_code(std::span<Violation> violations, const KernelMaps &maps, const ServerList &servers,
+               Symbolizer &symbols)
 {
   for (Violation &violation : violations) {
     if (violation.state == ViolationState::cleared)
@@ -17,7 +17,7 @@ void name_code(std::span<Violation> violations, const BlockReader &blocks,
     } else if (violation.caller != 0) {
       violation.stack = symbols.frames(target, violation.caller, Symbolizer::Kind::return_address);
     } else if (violation.stack_id != 0) {
-      violation.stack = symbols.frames(target, blocks.stack(process.id.pid, violation.stack_id));
+      violation.stack = symbols.frames(target, maps.stack(process.id.pid, violation.stack_id));
     }
     violation.module = module_of(violation.stack);
   }

@@ -7,8 +7,8 @@
 
 #include <span>
 
+#include "attach/kernel_maps.h"
 #include "attach/servers.h"
-#include "collect/block_reader.h"
 #include "rules/violation.h"
 #include "symbols/symbolizer.h"
 
@@ -16,7 +16,7 @@ namespace pgmemtrace {
 
 // Fills in `stack` and `module` where the code is known, by `caller` or `stack_id`, or a segment's
 // origin, while the process can be asked.
-void name_code(std::span<Violation> violations, const BlockReader &blocks,
-               const ServerList &servers, Symbolizer &symbols);
+void name_code(std::span<Violation> violations, const KernelMaps &maps, const ServerList &servers,
+               Symbolizer &symbols);
 
 } // namespace pgmemtrace

@@ -159,7 +159,7 @@ void Pipeline::step()
   news_ = false;
   auto snapshot = assemble();
   auto changes = rules_.apply(snapshot); // rules: snapshots -> violations
-  name_code(changes, blocks_, servers_, symbols_);
+  name_code(changes, maps_, servers_, symbols_);
   escalate(changes, now);
   if (changes.empty() && !due)
     return;
@@ -486,7 +486,7 @@ void Pipeline::serve_extension(Time now)
                                      },
                                  .name_code =
                                      [&](std::span<Violation> violations) {
-                                       name_code(violations, blocks_, servers_, symbols_);
+                                       name_code(violations, maps_, servers_, symbols_);
                                      }});
 }
 

@@ -47,6 +47,8 @@ void StackCopies::drain()
   ring_buffer__consume(ring_.get());
 }
 
+int StackCopies::poll_fd() const { return ring_buffer__epoll_fd(ring_.get()); }
+
 int StackCopies::on_copy(void *self, void *copy, std::size_t size)
 {
   if (size >= sizeof(pgmt_stack_copy))
@@ -75,7 +77,21 @@ void StackCopies::take(const pgmt_stack_copy &copy)
   } else {
     make_known(copy, unwound, key.stack.hash);
   }
-  count(key, copy.growth);
+  if (copy.call)
+    calls_[{target.process.pid, copy.call}] = key.stack.hash;
+  else
+    count(key, copy.growth);
+}
+
+std::uint64_t StackCopies::id_of_call(pid_t pid, std::uint64_t id) const
+{
+  const auto call = calls_.find({pid, id});
+  return call == calls_.end() ? id : call->second & ~PGMT_HASH_UNWOUND;
+}
+
+void StackCopies::forget(pid_t pid)
+{
+  calls_.erase(calls_.lower_bound({pid, 0}), calls_.upper_bound({pid, UINT64_MAX}));
 }
 
 // A library may have been loaded a moment ago; once for all copies of a process that wait.
@@ -94,16 +110,16 @@ bool StackCopies::prove(const pgmt_stack_key &key, const Symbolizer::Target &tar
   if (key.hash == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &walked) != 0)
     return false;
   const auto taken = addresses_of(walked);
-  auto proven = symbols_.prove(target, taken);
+  const bool at_entry = walked.at_entry != 0;
+  auto proven = symbols_.prove(target, taken, at_entry);
   if (!proven.mapped && look_again(target))
-    proven = symbols_.prove(target, taken);
-  const bool right = proven.whole || proven.addresses == PGMT_STACK_FRAMES;
-  const std::uint64_t state = right           ? PGMT_STACK_PROVEN
+    proven = symbols_.prove(target, taken, at_entry);
+  const std::uint32_t state = proven.right()  ? PGMT_STACK_PROVEN
                               : proven.mapped ? PGMT_STACK_BROKEN
                                               : PGMT_STACK_UNCHECKED;
   if (state != std::exchange(walked.state, state))
     bpf_map_update_elem(maps_.stacks_fd(), &key, &walked, BPF_EXIST);
-  return right;
+  return proven.right();
 }
 
 UnwoundStack StackCopies::unwind(const pgmt_stack_copy &copy, const Symbolizer::Target &target)
@@ -158,7 +174,7 @@ void StackCopies::make_known(const pgmt_stack_copy &copy, const UnwoundStack &un
     bpf_hash::erase(maps_.known_stacks_fd(), known_);
     known_.clear();
   }
-  pgmt_stack_place place{copy.key.stack.tgid, copy.ip, copy.sp, 0};
+  pgmt_stack_place place{copy.key.stack.tgid, copy.ip, copy.sp, copy.call ? known.ip[0] : 0, 0};
   pgmt_known_stack other{};
   for (; place.way < PGMT_STACK_WAYS; ++place.way) {
     if (bpf_map_lookup_elem(maps_.known_stacks_fd(), &place, &other) != 0)

@@ -4,9 +4,10 @@
 //
 // Each copy carries the growth that it belongs to.  It is unwound, and counted in the same maps in
 // which the kernel half counts, under hashes of its own (PGMT_HASH_UNWOUND): whoever reads growth
-// need not know where a stack came from.  The kernel half is told what became of a stack, and
-// copies it no more: one of frame pointers that is right is marked so, of others it learns where
-// their return addresses lie.
+// need not know where a stack came from.  At level malloc the kernel half has counted already,
+// under a number: id_of_call() says which stack that is.  The kernel half is told what became of a
+// stack, and copies it no more: one of frame pointers that is right is marked so, of others it
+// learns where their return addresses lie.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,16 @@ public:
                                                      TargetOf target_of);
   ~StackCopies();
 
-  // Takes all copies that wait; never blocks.  Before the growths are read.
+  // Takes all copies that wait; never blocks.  Before growths are read, and after sums of level
+  // malloc.
   void drain();
+  int poll_fd() const; // readable when copies wait
+
+  // What GrowthReader::stack() is asked for instead of `id`: that itself, unless it is a call's
+  // number.
+  std::uint64_t id_of_call(pid_t pid, std::uint64_t id) const;
+  // Calls of a process that is gone.
+  void forget(pid_t pid);
 
   // What could not be told of copies, by reason.
   std::map<std::string, std::uint64_t> losses() const;
@@ -68,8 +77,9 @@ private:
   Symbolizer &symbols_;
   TargetOf target_of_;
   std::unique_ptr<ring_buffer, FreeRing> ring_;
-  std::set<ProcessId> looked_again_;    // since drain() began
-  std::vector<pgmt_stack_place> known_; // that the kernel half was told
+  std::set<ProcessId> looked_again_;                               // since drain() began
+  std::vector<pgmt_stack_place> known_;                            // that the kernel half was told
+  std::map<std::pair<pid_t, std::uint64_t>, std::uint64_t> calls_; // number -> hash of the stack
   std::uint64_t truncated_ = 0, no_rules_ = 0, cut_ = 0, full_ = 0;
 };
 

@@ -205,7 +205,10 @@ enum pgmt_stack_state {
 /* A call stack of a process, innermost first; 0: the end. */
 struct pgmt_stack {
 	__u64 ip[PGMT_STACK_FRAMES];
-	__u64 state; /* enum pgmt_stack_state */
+	__u32 state; /* enum pgmt_stack_state */
+	__u32
+	    at_entry; /* of a function: who called it was not told by a frame pointer, and is right
+		       */
 };
 
 /*
@@ -246,6 +249,7 @@ struct pgmt_growth {
 struct pgmt_stack_copy {
 	struct pgmt_growth_key key; /* stack.hash: of what frame pointers led to; 0: of nothing */
 	struct pgmt_growth growth;
+	__u64 call; /* level malloc: what it was counted under instead; 0: it was not counted */
 	__u64 ip;
 	__u64 sp;
 	__u64 bp;
@@ -262,10 +266,11 @@ struct pgmt_stack_place {
 	__u64 tgid;
 	__u64 ip;
 	__u64 sp;
-	__u64 way; /* below PGMT_STACK_WAYS */
+	__u64 caller; /* at a function's entry: where it returns to; else 0 */
+	__u64 way;    /* below PGMT_STACK_WAYS */
 };
 
-#define PGMT_STACK_WAYS 4
+#define PGMT_STACK_WAYS 32
 
 struct pgmt_known_stack {
 	__u64 hash; /* of its stack, with PGMT_HASH_UNWOUND; the kernel half counts without that bit
@@ -717,9 +722,9 @@ PGMT_ASSERT_SIZE(struct pgmt_heap_key, 24);
 PGMT_ASSERT_SIZE(struct pgmt_heap_chunk, 32);
 PGMT_ASSERT_SIZE(struct pgmt_mapping, 40);
 PGMT_ASSERT_SIZE(struct pgmt_stack, 8 * PGMT_STACK_FRAMES + 8);
-PGMT_ASSERT_SIZE(struct pgmt_stack_place, 32);
+PGMT_ASSERT_SIZE(struct pgmt_stack_place, 40);
 PGMT_ASSERT_SIZE(struct pgmt_known_stack, 8 + 10 * PGMT_STACK_FRAMES);
-PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 112 + PGMT_STACK_BYTES);
+PGMT_ASSERT_SIZE(struct pgmt_stack_copy, 120 + PGMT_STACK_BYTES);
 PGMT_ASSERT_SIZE(struct pgmt_event_header, 24);
 PGMT_ASSERT_SIZE(struct pgmt_request_event, 32);
 PGMT_ASSERT_SIZE(struct pgmt_method_site, 32);

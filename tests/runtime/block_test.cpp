@@ -84,14 +84,13 @@ protected:
   static std::vector<std::pair<std::string, std::string>>
   frames(BlockKernel &kernel, const Session &session, std::uint64_t stack)
   {
-    BlockReader blocks(kernel.maps(), [](pid_t, std::uint64_t) { return std::string(); });
     const auto *process = kernel.servers().find_process(session.backend_pid());
     std::vector<std::pair<std::string, std::string>> out;
     if (!process)
       return out;
     for (const auto &frame :
          kernel.symbols().frames({.process = process->identity.id, .postmaster = {}},
-                                 blocks.stack(session.backend_pid(), stack)))
+                                 kernel.maps().stack(session.backend_pid(), stack)))
       out.emplace_back(frame.code.module.substr(frame.code.module.rfind('/') + 1), frame.function);
     return out;
   }

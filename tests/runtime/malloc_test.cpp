@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 
+#include "recording/recorder.h"
 #include "support/extension.h"
 #include "support/recording_test.h"
 
@@ -20,6 +21,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 constexpr const char *kModule = "heap_chunks.so";
+constexpr const char *kPlain = "plain_chunks.so";
 constexpr const char *kContextBlocks = "(blocks of memory contexts)";
 
 class MallocTest : public RecordingTest {
@@ -39,6 +41,23 @@ protected:
         session.exec("CREATE FUNCTION " + function + " AS '" + library + "' LANGUAGE C");
     }
     hold(session, "malloc", 1);
+    return session;
+  }
+
+  // The same module, built without frame pointers.
+  static Session session_with_plain_module()
+  {
+    auto session = cluster().connect();
+    if (session.value("SELECT count(*) FROM pg_proc WHERE proname = 'hold_plain'") == "0") {
+      const auto library =
+          build_extension(cluster(), "heap_chunks.c", kPlain,
+                          {"-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"});
+      session.exec("CREATE FUNCTION hold_plain(text, int, int) RETURNS int AS '" + library +
+                   "', 'hold_chunks' LANGUAGE C");
+      session.exec("CREATE FUNCTION drop_plain(int) RETURNS int AS '" + library +
+                   "', 'drop_chunks' LANGUAGE C");
+    }
+    session.exec("SELECT hold_plain('malloc', 1, 16)");
     return session;
   }
 
@@ -101,6 +120,94 @@ TEST_F(MallocTest, every_way_of_taking_memory_is_counted_by_library_and_stack)
     if (one["module"] == kModule) {
       EXPECT_THAT(functions(one), Contains("hold_chunks"));
     }
+}
+
+// As record does, but that it looks when it is told to.
+std::unique_ptr<Recorder> start_recorder(pid_t pid)
+{
+  const Selection selection{.pids = {pid}};
+  auto servers = ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()});
+  EXPECT_TRUE(servers) << to_string(servers.error());
+  auto recorder = Recorder::start(
+      std::move(*servers),
+      {.attachments = {.level = Level::statement, .selection = selection, .heap = true},
+       .maps = {.takes_stacks = false, .heap_chunks = 65536, .mappings = 1024},
+       .warn = [](const Error &error) { ADD_FAILURE() << to_string(error); }});
+  EXPECT_TRUE(recorder) << to_string(recorder.error());
+  return std::move(*recorder);
+}
+
+struct CallsOfModule {
+  std::uint64_t whole = 0, truncated = 0, elsewhere = 0; // calls, by what is known of their stack
+};
+
+CallsOfModule calls_of(const Recording &recording, const std::string &module)
+{
+  CallsOfModule calls;
+  for (const auto &process : recording.processes)
+    for (const auto &context : process.contexts)
+      for (const auto &one : context.allocations) {
+        if (context.name != module || !one.stack)
+          continue;
+        const auto &stack = recording.stacks[*one.stack];
+        const auto &last = recording.frames[stack.back()];
+        (last.function == "main"          ? calls.whole
+         : last.code.module == kTruncated ? calls.truncated
+                                          : calls.elsewhere) += one.blocks;
+      }
+  return calls;
+}
+
+// Whose code uses the frame pointer's register for anything else, as the C library's does: frame
+// pointers lead past some callers, or nowhere.
+TEST_F(MallocTest, stacks_are_whole_where_code_keeps_no_frame_pointers)
+{
+  auto session = session_with_plain_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  std::map<std::string, std::int64_t> expected, live;
+  for (const std::string call : {"malloc", "calloc", "realloc", "strdup", "mmap"}) {
+    session.exec("SELECT hold_plain('" + call + "', 30, 4096)");
+    expected["by_" + call] = 30 * 4096;
+  }
+  session.exec("SELECT drop_plain(30)"); // the mappings
+  expected.erase("by_mmap");
+  EXPECT_EQ(daemon->stop(), 0);
+  const auto report = report_as_json({"--view", "live"});
+  for (const auto &one : report["allocations"]) {
+    if (one["module"] != kPlain || one["live_bytes"] == 0)
+      continue;
+    const auto stack = functions(one);
+    const auto taker = std::ranges::find_if(
+        stack, [](const auto &function) { return function.starts_with("by_"); });
+    ASSERT_LT(taker - stack.begin(), 3) << one;
+    EXPECT_EQ(*(taker + 1), "hold_chunks") << one;
+    EXPECT_THAT(stack, Contains("PostgresMain")) << one;
+    EXPECT_EQ(stack.back(), "main") << one;
+    live[*taker] += one["live_bytes"].get<std::int64_t>();
+  }
+  EXPECT_EQ(live, expected);
+  for (const auto &[reason, count] : report["lost"].items())
+    EXPECT_FALSE(reason.starts_with("stack")) << reason << ": " << count;
+}
+
+// A loop is quicker than who unwinds: calls whose stack there was no room to copy are told from the
+// others, and counted.  What was unwound once is known again.
+TEST_F(MallocTest, stacks_are_copied_until_they_are_known)
+{
+  auto session = session_with_plain_module();
+  auto recorder = start_recorder(session.backend_pid());
+  session.exec("SELECT hold_plain('malloc', 2000, 16)");
+  recorder->step();
+  session.exec("SELECT hold_plain('malloc', 3000, 16)");
+  const auto recording = recorder->finish();
+  const auto calls = calls_of(recording, kPlain);
+  EXPECT_EQ(calls.whole + calls.truncated, 5000u);
+  EXPECT_EQ(calls.elsewhere, 0u);
+  EXPECT_GE(calls.whole, 3000u + 100);
+  EXPECT_GT(calls.truncated, 0u);
+  const auto lost = recording.losses.find("stack_not_copied");
+  ASSERT_NE(lost, recording.losses.end());
+  EXPECT_EQ(lost->second, calls.truncated);
 }
 
 TEST_F(MallocTest, what_is_given_back_is_not_live)
@@ -423,6 +530,26 @@ TEST_F(MallocTest, what_a_recording_does_not_have_is_said_so)
     EXPECT_THAT(result.out, IsEmpty());
     EXPECT_THAT(result.err, HasSubstr("error: " + options[0]));
   }
+}
+
+// Its probes go one by one, while it works on.
+TEST_F(MallocTest, ends_for_all_calls_at_once)
+{
+  auto session = session_with_module();
+  auto daemon = record(session.backend_pid(), {"--level", "malloc"});
+  session.send_async("DO $$ BEGIN LOOP PERFORM hold_chunks('malloc', 10, 100), drop_chunks(10); "
+                     "END LOOP; END $$");
+  const auto worked = [&] { return Proc().stat(session.backend_pid()).value().cpu_ticks; };
+  const auto before = worked();
+  EXPECT_TRUE(eventually([&] { return worked() > before + 20; }));
+  EXPECT_EQ(daemon->stop(), 0);
+  cluster().connect().exec("SELECT pg_cancel_backend(" + std::to_string(session.backend_pid()) +
+                           ")");
+  (void)session.finish();
+  const auto report = report_as_json({"--view", "live"});
+  EXPECT_GE(bytes_of(report["modules"], kModule, "grown_bytes"), 100'000);
+  EXPECT_LE(bytes_of(report["modules"], kModule), 10 * 100);
+  EXPECT_FALSE(report["lost"].contains("heap_call")) << report["lost"];
 }
 
 TEST_F(MallocTest, leaves_no_probe_behind)

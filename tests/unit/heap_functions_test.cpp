@@ -128,6 +128,9 @@ TEST(Asker, is_the_first_library_above_malloc)
        "libLLVM.so"},
       {{malloc_frame, frame("/usr/bin/postgres", "guc_malloc")}, "postgres"},
       {{malloc_frame}, "libjemalloc.so.2"},
+      {{malloc_frame, frame("/lib/ext.so", "f"), frame(kTruncated, "")}, "ext.so"},
+      {{malloc_frame, frame("/lib/libc.so.6", "strdup"), frame(kTruncated, "")}, "libc.so.6"},
+      {{frame(kTruncated, "")}, ""},
       {{}, ""},
   };
   for (const auto &[frames, by] : cases)

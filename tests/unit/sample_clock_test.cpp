@@ -20,8 +20,8 @@ TEST(CpuList, is_read_as_the_kernel_writes_it)
 
 TEST(CpuList, that_is_none_is_refused)
 {
-  for (const auto *text : {"all", "3-1", "0,0", "1-2,2", "0-", "-1", "0,", "0 1",
-                           "0-4000000000", "0-99999", "0\n1"})
+  for (const auto *text :
+       {"all", "3-1", "0,0", "1-2,2", "0-", "-1", "0,", "0 1", "0-4000000000", "0-99999", "0\n1"})
     EXPECT_FALSE(parse_cpu_list(text)) << text;
 }
 

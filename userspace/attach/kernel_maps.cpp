@@ -175,6 +175,16 @@ void KernelMaps::deselect(pid_t pid)
   bpf_map_delete_elem(fds_[kSelection], &key);
 }
 
+pgmt_stack KernelMaps::stack(pid_t pid, std::uint64_t hash) const
+{
+  pgmt_stack_key key{static_cast<std::uint64_t>(pid), hash};
+  pgmt_stack stack{};
+  if (hash == 0 || bpf_map_lookup_elem(fds_[kStacks], &key, &stack) == 0)
+    return stack;
+  key.hash |= PGMT_HASH_UNWOUND;
+  return bpf_map_lookup_elem(fds_[kStacks], &key, &stack) ? pgmt_stack{} : stack;
+}
+
 Result<> KernelMaps::count_heap(pid_t pid)
 {
   const auto key = static_cast<std::uint64_t>(pid);

@@ -63,6 +63,9 @@ public:
     std::map<std::string, std::uint64_t> unreadable; // memory of servers
   };
   Losses losses() const;
+  // By the hash that growth or a heap's sum has; without addresses if it was not captured or is
+  // forgotten.
+  pgmt_stack stack(pid_t pid, std::uint64_t hash) const;
   int events_fd() const { return fds_[kEvents]; }
   int contexts_fd() const { return fds_[kContexts]; }
   int names_fd() const { return fds_[kNames]; }

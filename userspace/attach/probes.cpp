@@ -380,6 +380,7 @@ Result<> Probes::set_level(Level level)
   }
   if (level == Level::sweep) {
     transaction_links_.clear();
+    object_->bss->heaps_closed = 1;
     heap_links_.clear();
   }
   if (level >= Level::block)
@@ -470,6 +471,7 @@ Result<> Probes::attach_heap(pid_t pid, const std::vector<HeapLibrary> &librarie
         return linked.error();
     }
   heap_links_.emplace(pid, std::move(links));
+  object_->bss->heaps_closed = 0;
   return Ok{};
 }
 

@@ -106,16 +106,6 @@ void BlockReader::forget(pid_t pid)
   names_.erase(pid);
 }
 
-pgmt_stack BlockReader::stack(pid_t pid, std::uint64_t id) const
-{
-  pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
-  pgmt_stack stack{};
-  if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack) == 0)
-    return stack;
-  key.hash |= PGMT_HASH_UNWOUND;
-  return bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack) ? pgmt_stack{} : stack;
-}
-
 void BlockReader::tidy(const std::function<bool(pid_t)> &alive)
 {
   const auto lives = [&](std::uint64_t tgid) { return alive(static_cast<pid_t>(tgid)); };

@@ -44,8 +44,6 @@ public:
   std::vector<NameTotals> names(pid_t pid) override;
   // Processes that have any, as of the last refresh_names().
   std::vector<pid_t> processes() const override;
-  // Without addresses if it was not captured or is forgotten.
-  pgmt_stack stack(pid_t pid, std::uint64_t id) const override;
 
   // Deletes what the last refresh() and refresh_names() read of one process that is gone.
   void forget(pid_t pid) override;

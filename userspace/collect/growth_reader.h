@@ -10,8 +10,6 @@
 
 #include <sys/types.h>
 
-#include <pgmemtrace/abi.h>
-
 #include "snapshot/snapshot.h"
 
 namespace pgmemtrace {
@@ -36,8 +34,6 @@ public:
   virtual std::vector<pid_t> processes() const = 0;
   virtual std::vector<BlockGrowth> growth(pid_t pid) = 0;
   virtual std::vector<NameTotals> names(pid_t pid) = 0;
-  // Without addresses if it was not captured or is forgotten.
-  virtual pgmt_stack stack(pid_t pid, std::uint64_t id) const = 0;
   // Deletes what was read of one process that is gone.
   virtual void forget(pid_t pid) = 0;
   // What could not be counted, besides KernelMaps::losses().

@@ -48,14 +48,16 @@ std::vector<BlockGrowth> HeapReader::growth(pid_t pid)
 {
   std::vector<BlockGrowth> all;
   if (const auto sums = sums_.find(pid); sums != sums_.end())
-    for (const auto &[key, sum] : sums->second)
-      all.push_back({.name = asker_of_(pid, key.stack.hash),
+    for (const auto &[key, sum] : sums->second) {
+      const auto stack = stack_of_(pid, key.stack.hash);
+      all.push_back({.name = asker_of_(pid, stack),
                      .bytes = sum.gained,
                      .raised = sum.raised,
                      .blocks = sum.chunks,
-                     .stack = key.stack.hash,
+                     .stack = stack,
                      .query = key.query,
                      .returned = sum.returned});
+    }
   return all;
 }
 
@@ -64,7 +66,7 @@ std::vector<NameTotals> HeapReader::names(pid_t pid)
   std::map<std::string, NameTotals> by_name;
   if (const auto sums = sums_.find(pid); sums != sums_.end())
     for (const auto &[key, sum] : sums->second) {
-      auto &totals = by_name[asker_of_(pid, key.stack.hash)];
+      auto &totals = by_name[asker_of_(pid, stack_of_(pid, key.stack.hash))];
       totals.gained += sum.gained;
       totals.returned += sum.returned;
       totals.peak += sum.raised;
@@ -76,17 +78,6 @@ std::vector<NameTotals> HeapReader::names(pid_t pid)
     all.push_back(std::move(totals));
   }
   return all;
-}
-
-// That the caller is right needs no proof; what frame pointers say above it gets none, as yet.
-pgmt_stack HeapReader::stack(pid_t pid, std::uint64_t id) const
-{
-  const pgmt_stack_key key{static_cast<std::uint64_t>(pid), id};
-  pgmt_stack stack{};
-  if (id == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &stack))
-    return {};
-  stack.state = PGMT_STACK_UNWOUND;
-  return stack;
 }
 
 void HeapReader::forget(pid_t pid)
@@ -103,7 +94,9 @@ void HeapReader::forget(pid_t pid)
   std::vector<pgmt_stack_key> stacks;
   for (const auto &one : sums.mapped()) {
     keys.push_back(one.key);
-    stacks.push_back(one.key.stack);
+    const auto hash = stack_of_(pid, one.key.stack.hash);
+    stacks.push_back({tgid, hash});
+    stacks.push_back({tgid, hash | PGMT_HASH_UNWOUND});
   }
   bpf_hash::erase(maps_.sums_fd(), keys);
   bpf_hash::erase(maps_.stacks_fd(), stacks);

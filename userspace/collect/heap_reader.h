@@ -24,10 +24,13 @@ namespace pgmemtrace {
 
 class HeapReader final : public GrowthReader {
 public:
+  // What a sum is counted under -> the hash of its stack: StackCopies::id_of_call().
+  using StackOf = std::function<std::uint64_t(pid_t, std::uint64_t)>;
   // Name of what asked for memory by a stack of a process: "libxml2.so.2".
   using AskerOf = std::function<std::string(pid_t, std::uint64_t stack)>;
 
-  HeapReader(const KernelMaps &maps, AskerOf asker_of) : maps_(maps), asker_of_(std::move(asker_of))
+  HeapReader(const KernelMaps &maps, StackOf stack_of, AskerOf asker_of)
+      : maps_(maps), stack_of_(std::move(stack_of)), asker_of_(std::move(asker_of))
   {
   }
 
@@ -35,7 +38,6 @@ public:
   std::vector<pid_t> processes() const override;
   std::vector<BlockGrowth> growth(pid_t pid) override;
   std::vector<NameTotals> names(pid_t pid) override;
-  pgmt_stack stack(pid_t pid, std::uint64_t id) const override;
   void forget(pid_t pid) override;
   std::uint64_t unmatched() const override;
 
@@ -48,6 +50,7 @@ private:
   void drop_chunks();
 
   const KernelMaps &maps_;
+  StackOf stack_of_;
   AskerOf asker_of_;
   std::unordered_map<pid_t, std::vector<Sum>> sums_;
   std::unordered_map<pid_t, std::uint64_t> unmatched_; // of processes that are counted

@@ -40,12 +40,14 @@ bool ContextCode::holds(std::uint64_t file_offset) const
 
 std::string asker_of(const std::vector<Frame> &frames, const Heap &heap)
 {
-  if (frames.empty())
+  const auto known = std::ranges::find(
+      frames, kTruncated, [](const Frame &frame) { return std::string_view(frame.code.module); });
+  if (known == frames.begin())
     return {};
-  const auto asker =
-      std::ranges::find_if(frames, [&](const Frame &frame) { return !passes_on(frame, heap); });
-  if (asker == frames.end())
-    return file_name(frames.back().code.module);
+  const auto asker = std::find_if(frames.begin(), known,
+                                  [&](const Frame &frame) { return !passes_on(frame, heap); });
+  if (asker == known)
+    return file_name((known - 1)->code.module);
   if (heap.contexts && asker->code.module == heap.executable &&
       heap.contexts->holds(asker->code.offset))
     return kContextBlocks;

@@ -111,7 +111,9 @@ Recorder::Recorder(ServerList servers, Options options)
   recording_.by_query = options_.attachments.by_query;
   if (options_.attachments.heap)
     growths_ = std::make_unique<HeapReader>(
-        maps_, [this](pid_t pid, std::uint64_t stack) { return asker_at(pid, stack); });
+        maps_,
+        [this](pid_t pid, std::uint64_t id) { return copies_ ? copies_->id_of_call(pid, id) : id; },
+        [this](pid_t pid, std::uint64_t stack) { return asker_at(pid, stack); });
   else
     growths_ = std::make_unique<BlockReader>(
         maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); });
@@ -141,8 +143,6 @@ bool Recorder::over() const
 {
   return !options_.attachments.selection.all && servers_.processes().empty();
 }
-
-int Recorder::poll_fd() const { return reader_ ? reader_->poll_fd() : -1; }
 
 void Recorder::step()
 {
@@ -181,13 +181,13 @@ void Recorder::follow(const ServerList::Changes &changes)
         maps_, [this](pid_t pid, std::uint64_t address) { return name_at(pid, address); },
         [](const pgmt_process &) { return 0; }); // hits are not told by server
     if (reader)
-      reader_ = std::move(*reader);
+      events_.add((reader_ = std::move(*reader))->poll_fd());
     else
       options_.warn(reader.error());
     auto copies =
         StackCopies::create(maps_, symbols_, [this](pid_t pid) { return target_of(pid); });
-    if (copies)
-      copies_ = std::move(*copies);
+    if (copies) // what is unwound soon need not be copied again
+      events_.add((copies_ = std::move(*copies))->poll_fd());
     else
       options_.warn(copies.error());
   }
@@ -239,7 +239,7 @@ std::string Recorder::asker_at(pid_t pid, std::uint64_t stack)
 {
   auto &known = askers_[{pid, stack}];
   if (known.empty())
-    known = asker_of(symbols_.frames(target_of(pid), growths_->stack(pid, stack)), heap_of(pid));
+    known = asker_of(symbols_.frames(target_of(pid), maps_.stack(pid, stack)), heap_of(pid));
   if (known == kUnmapped) // a library that was loaded a moment ago is found at the next look
     known.clear();
   return known;
@@ -281,6 +281,8 @@ void Recorder::retire(pid_t pid)
   keep_ended(take(pid));
   growths_->forget(pid);
   allocs_.forget(pid);
+  if (copies_)
+    copies_->forget(pid);
   const auto erase_all = [pid](auto &stacks) {
     stacks.erase(stacks.lower_bound({pid, 0}), stacks.upper_bound({pid, UINT64_MAX}));
   };
@@ -321,6 +323,8 @@ void Recorder::keep_ended(Recording::Process process)
 void Recorder::refresh_counts()
 {
   growths_->read();
+  if (options_.attachments.heap && copies_)
+    copies_->drain(); // whose calls these sums count
   if (by_requests())
     allocs_.refresh();
 }
@@ -340,7 +344,7 @@ std::set<std::uint64_t> Recorder::stacks_of(pid_t pid)
 std::vector<Frame> Recorder::frames_of(pid_t pid, std::uint64_t id)
 {
   if (!by_requests())
-    return symbols_.frames(target_of(pid), growths_->stack(pid, id));
+    return symbols_.frames(target_of(pid), maps_.stack(pid, id));
   if (id == 0)
     return {};
   return symbols_.frames(target_of(pid), id, Symbolizer::Kind::return_address);
@@ -435,7 +439,9 @@ Recording::Process Recorder::take(pid_t pid)
 
 void Recorder::take_blocks(pid_t pid, Recording::Process &into)
 {
-  for (const auto &growth : growths_->growth(pid))
+  for (const auto &growth : growths_->growth(pid)) {
+    if (options_.attachments.heap && not_copied(pid, growth.stack))
+      stacks_not_copied_ += growth.blocks;
     add(context_named(into, growth.name), {.stack = stack_of(pid, growth.stack, true),
                                            .query = query_index(growth.query),
                                            .bytes = growth.bytes,
@@ -443,6 +449,15 @@ void Recorder::take_blocks(pid_t pid, Recording::Process &into)
                                            .raised = growth.raised,
                                            .returned = growth.returned,
                                            .requests = std::nullopt});
+  }
+}
+
+// Frame pointers do not tell it, and there was no room for a copy.
+bool Recorder::not_copied(pid_t pid, std::uint64_t id)
+{
+  const auto stack = maps_.stack(pid, id);
+  return stack.state < PGMT_STACK_UNWOUND && stack.ip[0] != 0 &&
+         !symbols_.prove(target_of(pid), addresses_of(stack), stack.at_entry != 0).right();
 }
 
 void Recorder::take_requests(pid_t pid, Recording::Process &into)
@@ -547,6 +562,8 @@ void Recorder::count_losses()
     for (const auto &[reason, count] : copies_->losses())
       if (count)
         recording_.losses[reason] = count;
+  if (stacks_not_copied_)
+    recording_.losses["stack_not_copied"] = stacks_not_copied_;
   if (stacks_refused_)
     recording_.losses["recording_full"] = stacks_refused_;
 }

@@ -28,6 +28,7 @@
 #include "recording/recording.h"
 #include "stack_copies.h"
 #include "symbols/symbolizer.h"
+#include "util/poll_set.h"
 #include "util/result.h"
 
 namespace pgmemtrace {
@@ -50,7 +51,7 @@ public:
   // About every idle_time(), or sooner when poll_fd() becomes readable.
   void step();
   std::chrono::milliseconds idle_time() const;
-  int poll_fd() const;
+  int poll_fd() const { return events_.fd(); }
   bool over() const; // everybody who was asked for is gone
 
   // Detaches, and says what was seen.  Once.
@@ -87,6 +88,7 @@ private:
   std::vector<Frame> frames_of(pid_t pid, std::uint64_t id);
   Recording::Process take(pid_t pid);
   void take_blocks(pid_t pid, Recording::Process &into);
+  bool not_copied(pid_t pid, std::uint64_t id);
   void take_requests(pid_t pid, Recording::Process &into);
   // `last`: it is not asked for again, so that what has no name yet gets none.
   std::optional<std::uint32_t> stack_of(pid_t pid, std::uint64_t id, bool last);
@@ -106,6 +108,7 @@ private:
   Symbolizer symbols_;
   std::unique_ptr<StackCopies> copies_; // as reader_
 
+  PollSet events_;
   Recording recording_;
   std::map<pid_t, Seen> seen_;
   std::map<StackId, std::optional<std::uint32_t>> stack_ids_; // of processes that live
@@ -116,6 +119,7 @@ private:
   std::map<const Binary *, ContextCode> context_code_;
   std::map<std::uint64_t, std::uint32_t> queries_; // by fingerprint
   std::uint64_t stacks_refused_ = 0;
+  std::uint64_t stacks_not_copied_ = 0; // level malloc: calls
   std::size_t allocations_ = 0;         // of those that ended
   std::uint64_t every_ = 1, ticks_ = 0; // of the reads, which become a sample
   Time began_{}, read_{}, followed_{}, tidied_{}, tidied_chunks_{};

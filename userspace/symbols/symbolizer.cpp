@@ -184,7 +184,7 @@ std::vector<Frame> Symbolizer::frames(const Target &target, const pgmt_stack &st
   std::span addresses(taken);
   bool whole = stack.state == PGMT_STACK_UNWOUND;
   if (stack.state < PGMT_STACK_UNWOUND) {
-    const auto proven = prove(target, addresses);
+    const auto proven = prove(target, addresses, stack.at_entry != 0);
     addresses = addresses.first(proven.addresses);
     whole = proven.whole;
   }
@@ -230,10 +230,11 @@ Symbolizer::link(const Target &target, std::span<const std::uint64_t> addresses,
   return code->module ? code->module->frame_pointer(code->address) : Module::Link::unknown;
 }
 
-// Each frame vouches for the address behind it.
-Symbolizer::Proven Symbolizer::prove(const Target &target, std::span<const std::uint64_t> addresses)
+// Each frame vouches for the address behind it; at a function's entry there is none yet.
+Symbolizer::Proven Symbolizer::prove(const Target &target, std::span<const std::uint64_t> addresses,
+                                     bool at_entry)
 {
-  for (std::size_t i = 0; i < addresses.size(); ++i) {
+  for (std::size_t i = at_entry ? 1 : 0; i < addresses.size(); ++i) {
     const auto found = link(target, addresses, i);
     if (found != Module::Link::caller)
       return {i + 1, found == Module::Link::bottom, found.has_value()};

@@ -76,12 +76,17 @@ public:
                       std::span<const std::byte> stack);
 
   // How far a stack is right that was walked by frame pointers, innermost address first.
+  // `at_entry`: see pgmt_stack.
   struct Proven {
     std::size_t addresses = 0; // so many of the first ones
     bool whole = false;        // they lead to main()
     bool mapped = true;        // false: there is no code at the last one
+
+    // As far as there is room for addresses.
+    bool right() const { return whole || addresses == PGMT_STACK_FRAMES; }
   };
-  Proven prove(const Target &target, std::span<const std::uint64_t> addresses);
+  Proven prove(const Target &target, std::span<const std::uint64_t> addresses,
+               bool at_entry = false);
   // Where in a stack main() is, behind which nothing is of interest.
   std::optional<std::size_t> depth_of_main(const Target &target,
                                            std::span<const std::uint64_t> addresses);
