@@ -46,7 +46,7 @@ public:
   void drain();
   int poll_fd() const; // readable when copies wait
 
-  // What GrowthReader::stack() is asked for instead of `id`: that itself, unless it is a call's
+  // What KernelMaps::stack() is asked for instead of `id`: that itself, unless it is a call's
   // number.
   std::uint64_t id_of_call(pid_t pid, std::uint64_t id) const;
   // Calls of a process that is gone.
