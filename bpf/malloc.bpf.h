@@ -63,6 +63,7 @@ struct heap_call {
 	struct pgmt_growth no_growth; /* all zero */
 	__u64 copies_ns;	      /* copies are paid for until then */
 	__u32 copies;		      /* taken so far */
+	__u32 kept;		      /* stacks that may be wrong */
 };
 
 struct {
@@ -92,7 +93,9 @@ static __always_inline __u64 caller(struct pt_regs *ctx)
 #endif
 }
 
-#define COPIES_MAX 8192 /* of one thread: each has a sum of its own */
+/* Of one thread: */
+#define COPIES_MAX 8192 /* each has a sum of its own */
+#define KEPT_MAX 2048	/* stacks that frame pointers led to, right or not */
 
 /*
  * A call has to be counted now, since it may be freed before the daemon has seen the copy of its
@@ -136,10 +139,16 @@ static __noinline void capture_call(struct pt_regs *ctx, struct heap_call *call)
 	known = bpf_map_lookup_elem(&stacks, key);
 	if (known && known->state == PGMT_STACK_PROVEN)
 		return;
-	/* Before it is kept: where rbp is any number, so is what it leads to. */
 	call->stack_place.caller = call->stack.ip[1];
 	if (recall_stack(ctx, key, &call->stack_place, piece))
 		return;
+	/* Where rbp is any number, so is what it leads to, and no two may be alike. */
+	if (!known && call->kept == KEPT_MAX) {
+		call->stack.ip[2] = 0;
+		key->hash = hash_of(&call->stack);
+	} else if (!known) {
+		call->kept++;
+	}
 	(void)state_of_stack(key, &call->stack);
 	copy_call(ctx, call);
 }

@@ -51,7 +51,7 @@ protected:
     if (session.value("SELECT count(*) FROM pg_proc WHERE proname = 'hold_plain'") == "0") {
       const auto library =
           build_extension(cluster(), "heap_chunks.c", kPlain,
-                          {"-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"});
+                          {"-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-DWILD"});
       session.exec("CREATE FUNCTION hold_plain(text, int, int) RETURNS int AS '" + library +
                    "', 'hold_chunks' LANGUAGE C");
       session.exec("CREATE FUNCTION drop_plain(int) RETURNS int AS '" + library +
@@ -123,7 +123,7 @@ TEST_F(MallocTest, every_way_of_taking_memory_is_counted_by_library_and_stack)
 }
 
 // As record does, but that it looks when it is told to.
-std::unique_ptr<Recorder> start_recorder(pid_t pid)
+std::unique_ptr<Recorder> start_recorder(pid_t pid, std::uint32_t stacks = 16384)
 {
   const Selection selection{.pids = {pid}};
   auto servers = ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()});
@@ -131,7 +131,7 @@ std::unique_ptr<Recorder> start_recorder(pid_t pid)
   auto recorder = Recorder::start(
       std::move(*servers),
       {.attachments = {.level = Level::statement, .selection = selection, .heap = true},
-       .maps = {.takes_stacks = false, .heap_chunks = 65536, .mappings = 1024},
+       .maps = {.stacks = stacks, .takes_stacks = false, .heap_chunks = 65536, .mappings = 1024},
        .warn = [](const Error &error) { ADD_FAILURE() << to_string(error); }});
   EXPECT_TRUE(recorder) << to_string(recorder.error());
   return std::move(*recorder);
@@ -208,6 +208,22 @@ TEST_F(MallocTest, stacks_are_copied_until_they_are_known)
   const auto lost = recording.losses.find("stack_not_copied");
   ASSERT_NE(lost, recording.losses.end());
   EXPECT_EQ(lost->second, calls.truncated);
+}
+
+// What frame pointers lead to is another number at each call: that fills no map.
+TEST_F(MallocTest, stacks_of_any_number_leave_room_for_others)
+{
+  auto session = session_with_plain_module();
+  auto recorder = start_recorder(session.backend_pid(), 4096);
+  session.exec("SELECT hold_plain('wild', 6000, 16)");
+  recorder->step();
+  session.exec("SELECT hold_plain('wild', 1000, 16)");
+  const auto recording = recorder->finish();
+  const auto calls = calls_of(recording, kPlain);
+  EXPECT_EQ(calls.whole + calls.truncated, 7000u);
+  EXPECT_GE(calls.whole, 1000u + 100);
+  for (const auto *full : {"stacks_full", "stack_copies_not_kept"})
+    EXPECT_FALSE(recording.losses.contains(full)) << full << ": " << recording.losses.at(full);
 }
 
 TEST_F(MallocTest, what_is_given_back_is_not_live)
