@@ -44,6 +44,7 @@ StackCopies::~StackCopies() = default;
 void StackCopies::drain()
 {
   looked_again_.clear();
+  due_ = maps_.options().copies_bytes / sizeof(pgmt_stack_copy) + 1; // there is room for no more
   ring_buffer__consume(ring_.get());
 }
 
@@ -51,9 +52,10 @@ int StackCopies::poll_fd() const { return ring_buffer__epoll_fd(ring_.get()); }
 
 int StackCopies::on_copy(void *self, void *copy, std::size_t size)
 {
+  auto &copies = *static_cast<StackCopies *>(self);
   if (size >= sizeof(pgmt_stack_copy))
-    static_cast<StackCopies *>(self)->take(*static_cast<const pgmt_stack_copy *>(copy));
-  return 0;
+    copies.take(*static_cast<const pgmt_stack_copy *>(copy));
+  return --copies.due_ == 0 ? -ECANCELED : 0; // libbpf: this one was taken, and it was the last
 }
 
 // The stack of frame pointers if that is right, else what the copy tells.

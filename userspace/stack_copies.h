@@ -41,8 +41,8 @@ public:
                                                      TargetOf target_of);
   ~StackCopies();
 
-  // Takes all copies that wait; never blocks.  Before growths are read, and after sums of level
-  // malloc.
+  // Takes all copies that wait, and not what comes meanwhile: processes may be quicker than we are.
+  // Never blocks.  Before growths are read, and after sums of level malloc.
   void drain();
   int poll_fd() const; // readable when copies wait
 
@@ -77,6 +77,7 @@ private:
   Symbolizer &symbols_;
   TargetOf target_of_;
   std::unique_ptr<ring_buffer, FreeRing> ring_;
+  std::size_t due_ = 0;                                            // copies, until drain() ends
   std::set<ProcessId> looked_again_;                               // since drain() began
   std::vector<pgmt_stack_place> known_;                            // that the kernel half was told
   std::map<std::pair<pid_t, std::uint64_t>, std::uint64_t> calls_; // number -> hash of the stack
