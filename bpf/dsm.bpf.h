@@ -15,11 +15,9 @@ static __noinline void send_dsm(struct pt_regs *ctx, struct pgmt_process *p)
 
 	if (!p)
 		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e) {
-		lose(PGMT_LOSS_RING_FULL);
+	e = reserve_event(sizeof(*e));
+	if (!e)
 		return;
-	}
 	fill_header(&e->header, p, PGMT_EVENT_DSM, p->phase, coarse_time(p));
 	e->handle = argument(ctx, PGMT_PROBE_DSM, 1);
 	e->size = argument(ctx, PGMT_PROBE_DSM, 2);

@@ -36,11 +36,9 @@ static __noinline void send_growth(struct pgmt_process *p, __u64 now)
 
 	if (!p)
 		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e) {
-		lose(PGMT_LOSS_RING_FULL);
+	e = reserve_event(sizeof(*e));
+	if (!e)
 		return;
-	}
 	fill_header(&e->header, p, PGMT_EVENT_GROWTH, p->growth_phase, now);
 	e->bytes = p->growth_bytes;
 	e->occurrences = p->grown_requests;
@@ -75,11 +73,9 @@ static __noinline void send_peak(struct pgmt_process *p, struct pgmt_walk *w, bo
 
 	if (!p || !w)
 		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e) {
-		lose(PGMT_LOSS_RING_FULL);
+	e = reserve_event(sizeof(*e));
+	if (!e)
 		return;
-	}
 	fill_header(&e->header, p, PGMT_EVENT_PEAK, PGMT_PHASE_EXECUTE, now);
 	e->bytes = w->bytes;
 	e->context = w->largest;

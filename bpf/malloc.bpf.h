@@ -143,13 +143,15 @@ static __noinline void capture_call(struct pt_regs *ctx, struct heap_call *call)
 	if (recall_stack(ctx, key, &call->stack_place, piece))
 		return;
 	/* Where rbp is any number, so is what it leads to, and no two may be alike. */
-	if (!known && call->kept == KEPT_MAX) {
-		call->stack.ip[2] = 0;
-		key->hash = hash_of(&call->stack);
-	} else if (!known) {
-		call->kept++;
+	if (!known) {
+		if (call->kept == KEPT_MAX) {
+			call->stack.ip[2] = 0;
+			key->hash = hash_of(&call->stack);
+		} else {
+			call->kept++;
+		}
+		(void)state_of_stack(key, &call->stack);
 	}
-	(void)state_of_stack(key, &call->stack);
 	copy_call(ctx, call);
 }
 

@@ -37,14 +37,22 @@ static __always_inline __u64 coarse_time(struct pgmt_process *p)
 	return p->tick_ns;
 }
 
+/* Room for an event; NULL: it is lost, and counted. */
+static __always_inline void *reserve_event(__u64 size)
+{
+	void *event = bpf_ringbuf_reserve(&events, size, 0);
+
+	if (!event)
+		lose(PGMT_LOSS_RING_FULL);
+	return event;
+}
+
 static __always_inline void send_header(struct pgmt_process *p, __u32 type, __u32 tgid)
 {
-	struct pgmt_event_header *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct pgmt_event_header *e = reserve_event(sizeof(*e));
 
-	if (!e) {
-		lose(PGMT_LOSS_RING_FULL);
+	if (!e)
 		return;
-	}
 	e->type = type;
 	e->tgid = tgid;
 	e->time_ns = bpf_ktime_get_ns();

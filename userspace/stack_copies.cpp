@@ -111,11 +111,9 @@ bool StackCopies::prove(const pgmt_stack_key &key, const Symbolizer::Target &tar
 {
   if (key.hash == 0 || bpf_map_lookup_elem(maps_.stacks_fd(), &key, &walked) != 0)
     return false;
-  const auto taken = addresses_of(walked);
-  const bool at_entry = walked.at_entry != 0;
-  auto proven = symbols_.prove(target, taken, at_entry);
+  auto proven = symbols_.prove(target, walked);
   if (!proven.mapped && look_again(target))
-    proven = symbols_.prove(target, taken, at_entry);
+    proven = symbols_.prove(target, walked);
   const std::uint32_t state = proven.right()  ? PGMT_STACK_PROVEN
                               : proven.mapped ? PGMT_STACK_BROKEN
                                               : PGMT_STACK_UNCHECKED;

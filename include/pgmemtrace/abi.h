@@ -206,9 +206,8 @@ enum pgmt_stack_state {
 struct pgmt_stack {
 	__u64 ip[PGMT_STACK_FRAMES];
 	__u32 state; /* enum pgmt_stack_state */
-	__u32
-	    at_entry; /* of a function: who called it was not told by a frame pointer, and is right
-		       */
+	/* 1: at a function's entry. No frame pointer told who called it, and that is right. */
+	__u32 at_entry;
 };
 
 /*

@@ -8,8 +8,8 @@
 
 #include <gmock/gmock.h>
 
-#include "recording/recorder.h"
 #include "support/extension.h"
+#include "support/recorder.h"
 #include "support/recording_test.h"
 
 namespace pgmemtrace::test {
@@ -122,19 +122,21 @@ TEST_F(MallocTest, every_way_of_taking_memory_is_counted_by_library_and_stack)
     }
 }
 
-// As record does, but that it looks when it is told to.
-std::unique_ptr<Recorder> start_recorder(pid_t pid, std::uint32_t stacks = 16384)
+// Two statements of a session that take so many chunks; in between, what came of the first is
+// looked at.
+Recording record_two(Session &session, const std::string &call, int first, int second,
+                     std::uint32_t stacks = 16384)
 {
-  const Selection selection{.pids = {pid}};
-  auto servers = ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()});
-  EXPECT_TRUE(servers) << to_string(servers.error());
-  auto recorder = Recorder::start(
-      std::move(*servers),
-      {.attachments = {.level = Level::statement, .selection = selection, .heap = true},
-       .maps = {.stacks = stacks, .takes_stacks = false, .heap_chunks = 65536, .mappings = 1024},
-       .warn = [](const Error &error) { ADD_FAILURE() << to_string(error); }});
-  EXPECT_TRUE(recorder) << to_string(recorder.error());
-  return std::move(*recorder);
+  const auto hold = [&](int count) {
+    session.exec("SELECT hold_plain('" + call + "', " + std::to_string(count) + ", 16)");
+  };
+  auto recorder = start_recorder(
+      {.level = Level::statement, .selection = {.pids = {session.backend_pid()}}, .heap = true},
+      {.stacks = stacks, .takes_stacks = false, .heap_chunks = 65536, .mappings = 1024});
+  hold(first);
+  recorder->step();
+  hold(second);
+  return recorder->finish();
 }
 
 struct CallsOfModule {
@@ -195,11 +197,7 @@ TEST_F(MallocTest, stacks_are_whole_where_code_keeps_no_frame_pointers)
 TEST_F(MallocTest, stacks_are_copied_until_they_are_known)
 {
   auto session = session_with_plain_module();
-  auto recorder = start_recorder(session.backend_pid());
-  session.exec("SELECT hold_plain('malloc', 2000, 16)");
-  recorder->step();
-  session.exec("SELECT hold_plain('malloc', 3000, 16)");
-  const auto recording = recorder->finish();
+  const auto recording = record_two(session, "malloc", 2000, 3000);
   const auto calls = calls_of(recording, kPlain);
   EXPECT_EQ(calls.whole + calls.truncated, 5000u);
   EXPECT_EQ(calls.elsewhere, 0u);
@@ -214,11 +212,7 @@ TEST_F(MallocTest, stacks_are_copied_until_they_are_known)
 TEST_F(MallocTest, stacks_of_any_number_leave_room_for_others)
 {
   auto session = session_with_plain_module();
-  auto recorder = start_recorder(session.backend_pid(), 4096);
-  session.exec("SELECT hold_plain('wild', 6000, 16)");
-  recorder->step();
-  session.exec("SELECT hold_plain('wild', 1000, 16)");
-  const auto recording = recorder->finish();
+  const auto recording = record_two(session, "wild", 6000, 1000, 4096);
   const auto calls = calls_of(recording, kPlain);
   EXPECT_EQ(calls.whole + calls.truncated, 7000u);
   EXPECT_GE(calls.whole, 1000u + 100);

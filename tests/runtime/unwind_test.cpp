@@ -7,8 +7,8 @@
 
 #include <gmock/gmock.h>
 
-#include "recording/recorder.h"
 #include "support/extension.h"
+#include "support/recorder.h"
 #include "support/runtime_test.h"
 
 namespace pgmemtrace::test {
@@ -86,16 +86,8 @@ protected:
 
   static std::unique_ptr<Recorder> start(KernelMaps::Options maps = {})
   {
-    const Selection selection{.pids = {cluster().postmaster_pid()}};
-    auto servers = ServerList::find({.selection = selection, .postgres_btf = {}, .proc = Proc()});
-    EXPECT_TRUE(servers);
-    auto recorder =
-        Recorder::start(std::move(*servers),
-                        {.attachments = {.level = Level::block, .selection = selection},
-                         .maps = maps,
-                         .warn = [](const Error &error) { ADD_FAILURE() << to_string(error); }});
-    EXPECT_TRUE(recorder) << to_string(recorder.error());
-    return std::move(*recorder);
+    return start_recorder(
+        {.level = Level::block, .selection = {.pids = {cluster().postmaster_pid()}}}, maps);
   }
 
   // Of a session that loads the extension only now.

@@ -195,9 +195,7 @@ void Recorder::follow(const ServerList::Changes &changes)
     know(process);
   if (changes.vanished.empty())
     return;
-  if (copies_)
-    copies_->drain(); // their last ones
-  refresh_counts();
+  refresh_counts(); // their last ones
   for (const auto &gone : changes.vanished)
     retire(gone.pid);
 }
@@ -322,6 +320,8 @@ void Recorder::keep_ended(Recording::Process process)
 
 void Recorder::refresh_counts()
 {
+  if (copies_)
+    copies_->drain(); // counts growth
   growths_->read();
   if (options_.attachments.heap && copies_)
     copies_->drain(); // whose calls these sums count
@@ -457,7 +457,7 @@ bool Recorder::not_copied(pid_t pid, std::uint64_t id)
 {
   const auto stack = maps_.stack(pid, id);
   return stack.state < PGMT_STACK_UNWOUND && stack.ip[0] != 0 &&
-         !symbols_.prove(target_of(pid), addresses_of(stack), stack.at_entry != 0).right();
+         !symbols_.prove(target_of(pid), stack).right();
 }
 
 void Recorder::take_requests(pid_t pid, Recording::Process &into)
@@ -575,8 +575,6 @@ Recording Recorder::finish()
   for (const auto &binary : servers_.binaries())
     if (auto *attachment = attachments_.find(binary.get()))
       (void)attachment->probes.set_level(Level::sweep); // the numbers hold still
-  if (copies_)
-    copies_->drain();
   read(now);
   if (recording_.samples.empty() || recording_.samples.back().ms != ms(now - began_))
     sample(now);

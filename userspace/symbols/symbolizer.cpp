@@ -184,7 +184,7 @@ std::vector<Frame> Symbolizer::frames(const Target &target, const pgmt_stack &st
   std::span addresses(taken);
   bool whole = stack.state == PGMT_STACK_UNWOUND;
   if (stack.state < PGMT_STACK_UNWOUND) {
-    const auto proven = prove(target, addresses, stack.at_entry != 0);
+    const auto proven = prove(target, stack);
     addresses = addresses.first(proven.addresses);
     whole = proven.whole;
   }
@@ -228,6 +228,11 @@ Symbolizer::link(const Target &target, std::span<const std::uint64_t> addresses,
   if (!code)
     return std::nullopt;
   return code->module ? code->module->frame_pointer(code->address) : Module::Link::unknown;
+}
+
+Symbolizer::Proven Symbolizer::prove(const Target &target, const pgmt_stack &stack)
+{
+  return prove(target, addresses_of(stack), stack.at_entry != 0);
 }
 
 // Each frame vouches for the address behind it; at a function's entry there is none yet.

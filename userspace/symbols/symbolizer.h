@@ -75,8 +75,7 @@ public:
   UnwoundStack unwind(const Target &target, const StackRegisters &registers,
                       std::span<const std::byte> stack);
 
-  // How far a stack is right that was walked by frame pointers, innermost address first.
-  // `at_entry`: see pgmt_stack.
+  // How far a stack is right that was walked by frame pointers.
   struct Proven {
     std::size_t addresses = 0; // so many of the first ones
     bool whole = false;        // they lead to main()
@@ -85,6 +84,8 @@ public:
     // As far as there is room for addresses.
     bool right() const { return whole || addresses == PGMT_STACK_FRAMES; }
   };
+  Proven prove(const Target &target, const pgmt_stack &stack);
+  // Of addresses, innermost first; `at_entry`: see pgmt_stack.
   Proven prove(const Target &target, std::span<const std::uint64_t> addresses,
                bool at_entry = false);
   // Where in a stack main() is, behind which nothing is of interest.
